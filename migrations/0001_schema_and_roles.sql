@@ -1,0 +1,42 @@
+-- Schemas and roles Walcast works with. Everything is made only where it is missing, so that a database which the
+-- Supabase platform or its realtime server has set up stays as it is.
+
+create schema if not exists walcast;
+comment on schema walcast is 'Walcast''s own objects: bookkeeping and the visibility check. Nothing here is an interface.';
+
+create schema if not exists realtime;
+
+do $$
+declare
+  wanted record;
+begin
+  for wanted in
+    select * from (values
+      ('anon', 'nologin noinherit'),
+      ('authenticated', 'nologin noinherit'),
+      ('service_role', 'nologin noinherit bypassrls')
+    ) as api_roles(role_name, attributes)
+  loop
+    if not exists (select from pg_catalog.pg_roles where rolname = wanted.role_name) then
+      begin
+        execute pg_catalog.format('create role %I %s', wanted.role_name, wanted.attributes);
+      exception
+        -- Another session may make the role at the same moment: roles belong to the whole cluster.
+        when duplicate_object or unique_violation then null;
+        when insufficient_privilege then
+          raise warning 'role % does not exist and may not be created by %; tokens with that role will be refused',
+            wanted.role_name, current_user;
+      end;
+    end if;
+  end loop;
+end
+$$;
+
+do $$
+begin
+  grant usage on schema realtime to anon, authenticated, service_role;
+exception
+  when undefined_object or insufficient_privilege then
+    raise warning 'could not grant usage on schema realtime to the API roles: %', sqlerrm;
+end
+$$;
