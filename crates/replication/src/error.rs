@@ -1,0 +1,106 @@
+//! Why the stream does not run, each with what to do about it.
+
+use std::io;
+use thiserror::Error;
+
+/// Why the replication connection could not be made or was lost.
+#[derive(Debug, Error)]
+pub enum StreamError {
+    /// Nothing answers.
+    #[error("Postgres cannot be reached at {endpoint}: {error}. Check host, port and whether it runs")]
+    Connect {
+        /// What was tried.
+        endpoint: String,
+        /// Why it failed.
+        error: io::Error,
+    },
+    /// It took too long.
+    #[error("Postgres at {endpoint} did not answer within {timeout_ms} ms")]
+    ConnectTimeout {
+        /// What was tried.
+        endpoint: String,
+        /// The limit.
+        timeout_ms: u64,
+    },
+    /// The server has TLS switched off.
+    #[error("sslmode demands TLS, but Postgres does not offer it: set ssl = on there, or sslmode=prefer or disable here")]
+    TlsNotOffered,
+    /// TLS failed.
+    #[error("the TLS connection to Postgres failed: {0}. Check sslmode, sslrootcert and the server's certificate")]
+    Tls(String),
+    /// An authentication method we do not speak.
+    #[error("Postgres asks for the authentication method {0}, which is not supported: use scram-sha-256 in pg_hba.conf")]
+    AuthenticationMethod(&'static str),
+    /// A password is asked for, and there is none.
+    #[error("Postgres asks for a password and none is configured")]
+    NoPassword,
+    /// The server did not prove that it knows the password.
+    #[error("the authentication exchange failed: {0}")]
+    Authentication(String),
+    /// Wrong user or password, or pg_hba.conf refuses.
+    #[error("Postgres refused the login: {0}. Check user, password, and that pg_hba.conf lets this host in (for a replication=database connection the database's own lines count)")]
+    LoginRefused(String),
+    /// The role lacks REPLICATION.
+    #[error("the role may not start replication: {0}. Run: alter role <role> replication")]
+    NoReplicationRight(String),
+    /// `wal_level` is too low.
+    #[error("Postgres does not decode its log: {0}. Set wal_level = logical and restart it")]
+    WalLevel(String),
+    /// No slot is free.
+    #[error("no replication slot is free: {0}. Raise max_replication_slots, or drop slots nobody uses (see pg_replication_slots)")]
+    NoFreeSlot(String),
+    /// No walsender is free.
+    #[error("no walsender is free: {0}. Raise max_wal_senders")]
+    NoFreeWalsender(String),
+    /// The publication does not exist, and our role may not create it.
+    #[error("the publication \"{name}\" does not exist ({cause}). Run: create publication \"{name}\"")]
+    NoPublication {
+        /// Its name.
+        name: String,
+        /// Why it was not created, or that it was dropped.
+        cause: String,
+    },
+    /// Any other answer of Postgres.
+    #[error("Postgres answered while {doing}: {message} (SQLSTATE {code})")]
+    Postgres {
+        /// What was going on.
+        doing: &'static str,
+        /// SQLSTATE.
+        code: String,
+        /// Its message.
+        message: String,
+    },
+    /// The connection broke.
+    #[error("the connection to Postgres broke: {0}")]
+    Io(#[from] io::Error),
+    /// Silence.
+    #[error("Postgres has been silent for {0} ms although it was asked for a sign of life")]
+    Silent(u64),
+    /// Not Postgres, or a protocol we do not know.
+    #[error("Postgres sent something that is not understood: {0}")]
+    Protocol(String),
+    /// A single message is larger than we hold.
+    #[error("a message of {bytes} bytes is over the limit of {limit_bytes} bytes (WALCAST_MAX_WAL_MESSAGE_BYTES)")]
+    MessageTooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        limit_bytes: usize,
+    },
+}
+
+impl StreamError {
+    /// Sorts an error answer of Postgres.
+    pub(crate) fn from_answer(doing: &'static str, code: String, message: String) -> Self {
+        match (code.as_str(), doing) {
+            ("28000" | "28P01" | "3D000", _) => Self::LoginRefused(message),
+            ("53300", _) if message.contains("max_wal_senders") || message.contains("standby") => {
+                Self::NoFreeWalsender(message)
+            }
+            ("53400", _) => Self::NoFreeSlot(message),
+            ("42501", "creating the slot" | "logging in" | "starting replication") => Self::NoReplicationRight(message),
+            ("55000", "creating the slot") if message.contains("wal_level") => Self::WalLevel(message),
+            _ => Self::Postgres { doing, code, message },
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! Figures of the connection.
+
+use crate::lsn::Lsn;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters and positions, updated by the reader.
+#[derive(Debug, Default)]
+pub struct Stats {
+    /// Changes decoded and handed to the consumer.
+    pub changes_decoded: AtomicU64,
+    /// Changes skipped because nobody wants their table.
+    pub changes_skipped: AtomicU64,
+    /// Changes that could not be decoded and were left out.
+    pub changes_undecodable: AtomicU64,
+    /// Bytes read from the connection.
+    pub bytes_read: AtomicU64,
+    /// Times a running stream was lost.
+    pub reconnects: AtomicU64,
+    /// Changes waiting for the consumer.
+    pub queue_changes: AtomicU64,
+    /// Their bytes.
+    pub queue_bytes: AtomicU64,
+    pub(crate) received_lsn: AtomicU64,
+    pub(crate) server_lsn: AtomicU64,
+    pub(crate) confirmed_lsn: AtomicU64,
+}
+
+impl Stats {
+    /// Position of the last message read.
+    #[must_use]
+    pub fn received(&self) -> Lsn {
+        Lsn(self.received_lsn.load(Ordering::Relaxed))
+    }
+
+    /// End of the server's log, as last told.
+    #[must_use]
+    pub fn server_end(&self) -> Lsn {
+        Lsn(self.server_lsn.load(Ordering::Relaxed))
+    }
+
+    /// Position up to which the slot has been told that it may forget.
+    #[must_use]
+    pub fn confirmed(&self) -> Lsn {
+        Lsn(self.confirmed_lsn.load(Ordering::Relaxed))
+    }
+
+    /// Log the server has written and we have not confirmed, in bytes.
+    #[must_use]
+    pub fn lag_bytes(&self) -> u64 {
+        self.server_end().0.saturating_sub(self.confirmed().0)
+    }
+
+    pub(crate) fn advance(position: &AtomicU64, lsn: Lsn) {
+        position.fetch_max(lsn.0, Ordering::Relaxed);
+    }
+}

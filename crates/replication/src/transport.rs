@@ -1,0 +1,96 @@
+//! The bytes below the protocol: TCP over IPv4 or IPv6, with or without TLS, or a Unix socket.
+
+use crate::config::{Config, Endpoint, SslMode};
+use crate::error::StreamError;
+use crate::tls;
+use bytes::BytesMut;
+use postgres_protocol::message::frontend;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio_rustls::client::TlsStream;
+
+/// An open connection.
+pub(crate) enum Transport {
+    Tcp(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+    Unix(UnixStream),
+}
+
+impl Transport {
+    /// Connects and agrees on TLS.
+    pub(crate) async fn open(config: &Config) -> Result<Self, StreamError> {
+        let refused = |error| StreamError::Connect { endpoint: config.endpoint.to_string(), error };
+        let mut tcp = match &config.endpoint {
+            Endpoint::Unix(..) => {
+                let path = config.endpoint.to_string();
+                return UnixStream::connect(path).await.map(Self::Unix).map_err(refused);
+            }
+            Endpoint::Tcp(host, port) => connect_any(host, *port).await.map_err(refused)?,
+        };
+        tcp.set_nodelay(true)?;
+        if config.ssl_mode == SslMode::Disable {
+            return Ok(Self::Tcp(tcp));
+        }
+        let mut request = BytesMut::new();
+        frontend::ssl_request(&mut request);
+        tcp.write_all(&request).await?;
+        // Exactly one byte: anything behind it could have been put there before TLS protects us.
+        match tcp.read_u8().await? {
+            b'S' => Ok(Self::Tls(Box::new(tls::connect(config, tcp).await?))),
+            b'N' if config.ssl_mode == SslMode::Prefer => Ok(Self::Tcp(tcp)),
+            b'N' => Err(StreamError::TlsNotOffered),
+            _ => Err(StreamError::Protocol("the answer to the request for TLS".to_owned())),
+        }
+    }
+}
+
+/// Tries every address of a host, in the resolver's order.
+async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+    let mut last = None;
+    for address in lookup_host((host, port)).await? {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address")))
+}
+
+impl AsyncRead for Transport {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Transport {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
