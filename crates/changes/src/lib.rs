@@ -1,1 +1,40 @@
-//! placeholder
+//! Who gets a change.
+//!
+//! This crate stands between the replication stream and the sockets. It keeps the subscriptions in memory, finds
+//! those that match a change by index, decides once per identity whether the row may be seen, renders the row
+//! once per shape, and hands finished frames to the channels in commit order (`protocol.md 7`, `database.md 2`).
+//!
+//! ```text
+//! stream -> dispatcher -> one task a table: match -> visibility -> render -> order -> outlet of the channel
+//! ```
+//!
+//! It is not the place of sockets, tokens or HTTP (see `walcast`), nor of decoding (see `walcast-replication`).
+//! A check that fails means "not visible"; a table that is slow delays the channels bound to it, nobody else.
+
+pub mod binding;
+mod catalog;
+mod claims;
+mod dispatch;
+mod elixir;
+mod engine;
+mod error;
+pub mod filter;
+mod filter_sql;
+mod fresh;
+mod index;
+mod lane;
+mod notice;
+pub mod policy;
+mod registry;
+mod render;
+mod subscription;
+mod table;
+mod validate;
+mod view;
+mod visibility;
+
+pub use claims::Claims;
+pub use engine::{Changes, Options, Status};
+pub use error::SubscribeError;
+pub use notice::SUBSCRIBED;
+pub use subscription::{Outlet, Request, Subscription};

@@ -1,0 +1,238 @@
+//! What Postgres' catalog says about a published table: columns, types, primary key, row security, a role's rights.
+//!
+//! Everything here is true at one moment. Postgres announces a relation again in the stream whenever a cached fact
+//! about it may have changed (DDL, GRANT, policies), so facts are kept until then and read anew at that point
+//! ([`walcast_replication::Relation::version`]), plus a time limit for what is not announced: role attributes and
+//! memberships.
+
+use crate::binding::Pattern;
+use serde::Deserialize;
+use sqlx::{PgPool, Row};
+use std::sync::{Arc, PoisonError, RwLock};
+use walcast_replication::json::{TYPE_QUERY, Type, TypeCatalog, TypeRow};
+
+/// A column of a table, as the catalog has it now.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Attribute {
+    pub(crate) name: String,
+    /// The type spelled so that a cast to it applies no type modifier (`bpchar`, not `character(3)`).
+    pub(crate) cast_type: String,
+    /// The type as error texts name it: `character varying`.
+    pub(crate) shown_type: String,
+    /// Patterns can be matched against it (`database.md 12`: `varchar` too).
+    pub(crate) is_text: bool,
+    /// Whether two values are equal exactly when their text is: the type's `=` is byte equality of its output.
+    pub(crate) text_equality: TextEquality,
+}
+
+/// How text of a column's type is compared for equality without asking Postgres.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum TextEquality {
+    /// Equal values have equal canonical text.
+    Bytes,
+    /// Digits may differ in trailing zeros.
+    Numeric,
+    /// Trailing blanks do not count.
+    Padded,
+    /// Only Postgres knows.
+    Ask,
+}
+
+/// A primary key column and how to compare it.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct KeyColumn {
+    pub(crate) name: String,
+    pub(crate) cast_type: String,
+    /// The equality operator of the key's index, schema-qualified: `OPERATOR(pg_catalog.=)`.
+    pub(crate) equality: String,
+}
+
+/// A table to select from, quoted for SQL.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub(crate) struct Source {
+    pub(crate) oid: u32,
+    /// `only "public"."messages"`.
+    pub(crate) from: String,
+}
+
+/// Facts about one table.
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct TableFacts {
+    pub(crate) oid: u32,
+    pub(crate) schema: String,
+    pub(crate) name: String,
+    pub(crate) attributes: Vec<Attribute>,
+    pub(crate) primary_key: Vec<KeyColumn>,
+    /// Where row security is decided: the table itself, or the nearest ancestor of a partition that has it on when
+    /// the partition has not (stricter than the reference, `database.md 12`). `None`: no row security.
+    pub(crate) row_security: Option<Source>,
+}
+
+impl TableFacts {
+    pub(crate) fn attribute(&self, name: &str) -> Option<&Attribute> {
+        self.attributes.iter().find(|attribute| attribute.name == name)
+    }
+}
+
+const FACTS_QUERY: &str = r#"
+select jsonb_build_object(
+  'oid', c.oid::int8,
+  'schema', n.nspname,
+  'name', c.relname,
+  'attributes', coalesce((
+    select jsonb_agg(jsonb_build_object(
+      'name', a.attname,
+      'cast_type', format_type(a.atttypid, -1),
+      'shown_type', format_type(a.atttypid, null),
+      'is_text', base.typname in ('text', 'varchar', 'bpchar', 'name', 'citext'),
+      'text_equality', case
+        when base.typname in ('bool', 'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp',
+                              'bytea', 'name', 'char', 'macaddr', 'macaddr8', 'pg_lsn', 'xid8', 'inet', 'cidr', 'varbit', 'bit')
+          and base.typnamespace = 'pg_catalog'::regnamespace then 'bytes'
+        when base.typtype = 'e' then 'bytes'
+        when base.typname in ('text', 'varchar') and base.typnamespace = 'pg_catalog'::regnamespace
+          and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true) then 'bytes'
+        when base.typname in ('numeric', 'float4', 'float8') and base.typnamespace = 'pg_catalog'::regnamespace then 'numeric'
+        when base.typname = 'bpchar' and base.typnamespace = 'pg_catalog'::regnamespace
+          and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true) then 'padded'
+        else 'ask' end)
+      order by a.attnum)
+    from pg_attribute a
+    join pg_type t on t.oid = a.atttypid
+    join lateral (
+      with recursive chain(oid, typbasetype, typtype, typname, typnamespace, depth) as (
+        select t.oid, t.typbasetype, t.typtype, t.typname, t.typnamespace, 0
+        union all
+        select b.oid, b.typbasetype, b.typtype, b.typname, b.typnamespace, chain.depth + 1
+        from chain join pg_type b on b.oid = chain.typbasetype
+        where chain.typtype = 'd' and chain.depth < 32)
+      select * from chain order by depth desc limit 1) base on true
+    where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'::jsonb),
+  'primary_key', coalesce((
+    select jsonb_agg(jsonb_build_object(
+      'name', a.attname,
+      'cast_type', format_type(a.atttypid, -1),
+      'equality', format('OPERATOR(%I.%s)', o_ns.nspname, o.oprname))
+      order by k.position)
+    from pg_index i
+    cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, opclass, position)
+    join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+    join pg_opclass oc on oc.oid = k.opclass
+    join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype
+      and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3 and ao.amoppurpose = 's'
+    join pg_operator o on o.oid = ao.amopopr
+    join pg_namespace o_ns on o_ns.oid = o.oprnamespace
+    where i.indrelid = c.oid and i.indisprimary and k.position <= i.indnkeyatts), '[]'::jsonb),
+  'row_security', (
+    select jsonb_build_object(
+      'oid', s.oid::int8,
+      'from', format('%s%I.%I', case when s.relkind = 'r' then 'only ' else '' end, s_ns.nspname, s.relname))
+    from (
+      select c.oid as candidate, 0 as distance
+      union all
+      select ancestor, row_number() over () from pg_partition_ancestors(c.oid) ancestor where ancestor <> c.oid
+    ) line
+    join pg_class s on s.oid = line.candidate and s.relrowsecurity
+    join pg_namespace s_ns on s_ns.oid = s.relnamespace
+    order by line.distance limit 1))::text
+from pg_class c
+join pg_namespace n on n.oid = c.relnamespace
+where c.oid = any($1::int8[]::oid[])"#;
+
+/// The published tables that a pattern names, by oid.
+pub(crate) async fn published(
+    pool: &PgPool,
+    publication: &str,
+    schema: &Pattern,
+    table: &Pattern,
+) -> Result<Vec<u32>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select c.oid::int8 from pg_publication_tables p \
+         join pg_namespace n on n.nspname = p.schemaname \
+         join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename \
+         where p.pubname = $1 and ($2::text is null or p.schemaname = $2) and ($3::text is null or p.tablename = $3)",
+    )
+    .bind(publication)
+    .bind(schema.exact())
+    .bind(table.exact())
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| Ok(oid(row.try_get::<i64, _>(0)?))).collect()
+}
+
+/// Facts about the tables among `oids` that still exist.
+pub(crate) async fn facts(pool: &PgPool, oids: &[u32]) -> Result<Vec<TableFacts>, sqlx::Error> {
+    let oids: Vec<i64> = oids.iter().map(|oid| i64::from(*oid)).collect();
+    let rows = sqlx::query(FACTS_QUERY).bind(oids).fetch_all(pool).await?;
+    rows.iter()
+        .map(|row| {
+            let text: String = row.try_get(0)?;
+            serde_json::from_str(&text).map_err(|error| sqlx::Error::Decode(Box::new(error)))
+        })
+        .collect()
+}
+
+/// Whether a role of exactly this name exists. `none` and `public` never do, although `SET ROLE none` and privilege
+/// functions understand them.
+pub(crate) async fn role_exists(pool: &PgPool, role: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)").bind(role).fetch_one(pool).await
+}
+
+/// The names of the columns of `table` that `role` may SELECT (`database.md 2.5`).
+pub(crate) async fn selectable(pool: &PgPool, table: u32, role: &str) -> Result<Vec<String>, sqlx::Error> {
+    let rows = sqlx::query(
+        "select a.attname::text from pg_attribute a \
+         where a.attrelid = $1::int8::oid and a.attnum > 0 and not a.attisdropped \
+           and exists (select from pg_roles r where r.rolname = $2) \
+           and has_column_privilege($2::name, a.attrelid, a.attnum, 'select')",
+    )
+    .bind(i64::from(table))
+    .bind(role)
+    .fetch_all(pool)
+    .await?;
+    rows.iter().map(|row| row.try_get(0)).collect()
+}
+
+/// The JSON form and the `typname` of each type, asking Postgres about those not known yet. A type that is gone is
+/// shown as text.
+pub(crate) async fn kinds(
+    pool: &PgPool,
+    types: &RwLock<TypeCatalog>,
+    oids: &[u32],
+) -> Result<Vec<(Arc<Type>, String)>, sqlx::Error> {
+    let known = |oid: &u32| {
+        let types = types.read().unwrap_or_else(PoisonError::into_inner);
+        Some((types.get(*oid)?, types.name(*oid)?.to_owned()))
+    };
+    let unknown: Vec<i64> = oids.iter().filter(|oid| known(oid).is_none()).map(|oid| i64::from(*oid)).collect();
+    if !unknown.is_empty() {
+        let rows = sqlx::query(sqlx::AssertSqlSafe(TYPE_QUERY)).bind(unknown).fetch_all(pool).await?;
+        let rows = rows.iter().map(type_row).collect::<Result<Vec<_>, _>>()?;
+        types.write().unwrap_or_else(PoisonError::into_inner).extend(rows);
+    }
+    Ok(oids.iter().map(|oid| known(oid).unwrap_or_else(|| (Arc::new(Type::Text), "unknown".to_owned()))).collect())
+}
+
+/// The canonical text of `value` read as the SQL type `cast_type`; Postgres' error when it is none.
+pub(crate) async fn canonical(pool: &PgPool, value: &str, cast_type: &str) -> Result<Option<String>, sqlx::Error> {
+    // `cast_type` comes from format_type(), which quotes what needs quoting.
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select ($1::text)::{cast_type}::text"))).bind(value).fetch_one(pool).await
+}
+
+/// How many elements the array literal `value` has, read as an array of `cast_type`.
+pub(crate) async fn array_length(pool: &PgPool, value: &str, cast_type: &str) -> Result<i32, sqlx::Error> {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select cardinality(($1::text)::{cast_type}[])")))
+        .bind(value)
+        .fetch_one(pool)
+        .await
+}
+
+/// Fails when `pattern` is no regular expression.
+pub(crate) async fn compile_pattern(pool: &PgPool, pattern: &str) -> Result<(), sqlx::Error> {
+    sqlx::query("select '' ~ $1::text").bind(pattern).execute(pool).await.map(drop)
+}
+
+fn oid(value: i64) -> u32 {
+    u32::try_from(value).unwrap_or_default()
+}

@@ -1,0 +1,385 @@
+//! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
+
+use crate::binding::{Binding, EventFilter, Pattern};
+use crate::catalog::{self, TableFacts};
+use crate::claims::{Claims, Identities, IdentityRef};
+use crate::dispatch;
+use crate::error::SubscribeError;
+use crate::fresh::Fresh;
+use crate::policy::{self, Access};
+use crate::registry::{Attachment, Registry};
+use crate::subscription::{Request, Subscriber, Subscription};
+use crate::validate;
+use crate::visibility::Asker;
+use sqlx::PgPool;
+use std::collections::BTreeSet;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walcast_replication::json::TypeCatalog;
+use walcast_replication::{Stats, StreamOptions};
+
+/// How long an answer of the catalog serves further joins.
+const CATALOG_KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// Settings of the engine.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The publication that says which tables' changes are offered.
+    pub publication: String,
+    /// Create it, empty, when it is missing and the role may.
+    pub create_publication: bool,
+    /// Changes larger than this lose their values of more than 64 bytes (`database.md 2.9`).
+    pub max_record_bytes: usize,
+    /// Time limit of one visibility question.
+    pub visibility_timeout_ms: u64,
+    /// How long a visibility question is repeated while its transaction runs or Postgres is away.
+    pub visibility_patience_ms: u64,
+    /// Connections for visibility questions.
+    pub visibility_connections: u32,
+    /// The stream's own settings.
+    pub stream: StreamOptions,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            publication: "supabase_realtime".to_owned(),
+            create_publication: true,
+            max_record_bytes: 1_048_576,
+            visibility_timeout_ms: 5_000,
+            visibility_patience_ms: 15_000,
+            visibility_connections: 2,
+            stream: StreamOptions::default(),
+        }
+    }
+}
+
+/// What the replication stream is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// Not streaming yet.
+    Starting,
+    /// Changes arrive.
+    Streaming,
+    /// The connection was lost; it is being tried again.
+    Lost,
+    /// Ended for good.
+    Stopped,
+}
+
+/// What the tasks of the crate share.
+pub(crate) struct Context {
+    pub(crate) pool: PgPool,
+    pub(crate) options: Options,
+    pub(crate) registry: Registry,
+    pub(crate) asker: Asker,
+    pub(crate) types: RwLock<TypeCatalog>,
+    identities: Identities,
+    published: Fresh<(Pattern, Pattern), Arc<Vec<u32>>>,
+    facts: Fresh<u32, Option<Arc<TableFacts>>>,
+    roles: Fresh<String, bool>,
+    selectable: Fresh<(u32, String), Arc<BTreeSet<String>>>,
+    access: Fresh<(u32, String), Access>,
+}
+
+/// What a check of bindings found.
+pub(crate) struct Checked {
+    attachments: Vec<Attachment>,
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Context {
+    /// Forgets what nobody uses.
+    pub(crate) fn sweep(&self) {
+        self.identities.sweep();
+        self.published.sweep();
+        self.facts.sweep();
+        self.roles.sweep();
+        self.selectable.sweep();
+        self.access.sweep();
+    }
+
+    /// Nothing the catalog said before is to be relied on: the stream is a new one.
+    pub(crate) fn relations_changed(&self) {
+        self.published.clear();
+        self.facts.clear();
+        self.roles.clear();
+        self.selectable.clear();
+        self.access.clear();
+    }
+
+    /// What `oid` means to a subscriber, checked as at its join.
+    pub(crate) async fn attachments(
+        &self,
+        subscriber: &Subscriber,
+        oid: u32,
+    ) -> Result<Vec<Attachment>, SubscribeError> {
+        let claims = subscriber.identity().0.claims.clone();
+        let mut attachments = Vec::new();
+        for (at, (_, binding)) in subscriber.bindings.iter().enumerate() {
+            let Some(facts) = self.table_facts(binding, oid).await? else { continue };
+            if binding.schema.matches(&facts.schema) && binding.table.matches(&facts.name) {
+                attachments.push(self.attachment(at, binding, &facts, &claims.role).await?);
+            }
+        }
+        Ok(attachments)
+    }
+
+    async fn table_facts(&self, binding: &Binding, oid: u32) -> Result<Option<Arc<TableFacts>>, SubscribeError> {
+        self.facts
+            .get(oid, async { Ok::<_, sqlx::Error>(catalog::facts(&self.pool, &[oid]).await?.pop().map(Arc::new)) })
+            .await
+            .map_err(|error| SubscribeError::from_postgres(binding, error))
+    }
+
+    async fn selectable(&self, binding: &Binding, oid: u32, role: &str) -> Result<Arc<BTreeSet<String>>, SubscribeError> {
+        self.selectable
+            .get((oid, role.to_owned()), async {
+                let names = catalog::selectable(&self.pool, oid, role).await?;
+                Ok::<_, sqlx::Error>(Arc::new(names.into_iter().collect()))
+            })
+            .await
+            .map_err(|error| SubscribeError::from_postgres(binding, error))
+    }
+
+    async fn attachment(
+        &self,
+        at: usize,
+        binding: &Binding,
+        facts: &TableFacts,
+        role: &str,
+    ) -> Result<Attachment, SubscribeError> {
+        let selectable = self.selectable(binding, facts.oid, role).await?;
+        let conditions = validate::conditions(&self.pool, binding, facts, &selectable).await?;
+        validate::selection(binding, &selectable)?;
+        Ok(Attachment { oid: facts.oid, at, conditions })
+    }
+
+    /// Checks every binding for a role, in request order; the first that fails makes all fail
+    /// (`protocol.md 7.3`).
+    async fn check(&self, bindings: &[&Binding], claims: &Claims) -> Result<Checked, SubscribeError> {
+        let mut checked = Checked { attachments: Vec::new(), warnings: Vec::new() };
+        for (at, binding) in bindings.iter().enumerate() {
+            let fail = |error| SubscribeError::from_postgres(binding, error);
+            let oids = self
+                .published
+                .get((binding.schema.clone(), binding.table.clone()), async {
+                    let found = catalog::published(&self.pool, &self.options.publication, &binding.schema, &binding.table);
+                    // An empty answer is an error to `get`, so that a table published a moment later is found.
+                    match found.await {
+                        Ok(oids) if oids.is_empty() => Err(None),
+                        Ok(oids) => Ok(Arc::new(oids)),
+                        Err(error) => Err(Some(error)),
+                    }
+                })
+                .await
+                .map_err(|error| error.map_or_else(|| SubscribeError::not_published(binding), fail))?;
+            let role = &claims.role;
+            let exists = self
+                .roles
+                .get(role.clone(), async {
+                    match catalog::role_exists(&self.pool, role).await {
+                        Ok(true) => Ok(true),
+                        Ok(false) => Err(None),
+                        Err(error) => Err(Some(error)),
+                    }
+                })
+                .await;
+            if let Err(error) = exists {
+                return Err(error.map_or_else(|| SubscribeError::unknown_role(binding, role), fail));
+            }
+            for oid in oids.iter() {
+                let Some(facts) = self.table_facts(binding, *oid).await? else { continue };
+                let attachment = self.attachment(at, binding, &facts, role).await?;
+                checked.attachments.push(attachment);
+                // A wildcard names tables nobody thought of; only a table asked for by name is worth a word.
+                if binding.table != Pattern::Any {
+                    self.warn(binding, &facts, role, &mut checked.warnings).await?;
+                }
+            }
+        }
+        Ok(checked)
+    }
+
+    /// Reasons why a binding that is accepted will never deliver as things stand (`design.md 3`, promise 7).
+    async fn warn(
+        &self,
+        binding: &Binding,
+        facts: &TableFacts,
+        role: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), SubscribeError> {
+        let table = format!("{}.{}", facts.schema, facts.name);
+        let mut say = |sentence: String| {
+            if !warnings.contains(&sentence) {
+                warnings.push(sentence);
+            }
+        };
+        let selectable = self.selectable(binding, facts.oid, role).await?;
+        if selectable.is_empty() {
+            say(format!(
+                "role \"{role}\" may not SELECT from {table}, so its changes arrive without data: grant select on {table} to {role}"
+            ));
+            return Ok(());
+        }
+        if binding.event == EventFilter::Delete {
+            return Ok(());
+        }
+        if facts.primary_key.is_empty() {
+            say(format!("table {table} has no primary key, so INSERT and UPDATE arrive without data: add one"));
+            return Ok(());
+        }
+        if let Some(column) = facts.primary_key.iter().find(|column| !selectable.contains(&column.name)) {
+            say(format!(
+                "role \"{role}\" may not SELECT the primary key column {} of {table}, so INSERT and UPDATE arrive without data: grant it",
+                column.name
+            ));
+            return Ok(());
+        }
+        if let Some(source) = &facts.row_security {
+            let access = self
+                .access
+                .get((source.oid, role.to_owned()), async {
+                    Ok::<_, sqlx::Error>(policy::compile(&policy::load(&self.pool, source.oid, role).await?))
+                })
+                .await
+                .map_err(|error| SubscribeError::from_postgres(binding, error))?;
+            if matches!(access, Access::Hidden) {
+                say(format!(
+                    "row level security is enabled on {table} and no policy lets role \"{role}\" select from it, so every INSERT and UPDATE is hidden: create a policy for select"
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The changes of one database. Cheap to clone.
+#[derive(Clone)]
+pub struct Changes {
+    context: Arc<Context>,
+    status: watch::Receiver<Status>,
+    stats: Arc<Stats>,
+}
+
+impl Changes {
+    /// Starts the stream and its dispatcher and returns at once. `pool` is used for the catalog; visibility has
+    /// connections of its own with the same settings.
+    #[must_use]
+    pub fn start(
+        replication: walcast_replication::Config,
+        pool: PgPool,
+        options: Options,
+        cancel: CancellationToken,
+    ) -> Self {
+        let asker = Asker::new(
+            pool.connect_options().as_ref().clone(),
+            options.visibility_connections,
+            options.visibility_timeout_ms,
+            options.visibility_patience_ms,
+        );
+        let stream_options = StreamOptions {
+            publications: vec![options.publication.clone()],
+            create_publication: options.create_publication,
+            ..options.stream.clone()
+        };
+        let context = Arc::new(Context {
+            pool,
+            options,
+            registry: Registry::default(),
+            asker,
+            types: RwLock::default(),
+            identities: Identities::default(),
+            published: Fresh::new(CATALOG_KEPT_FOR),
+            facts: Fresh::new(CATALOG_KEPT_FOR),
+            roles: Fresh::new(CATALOG_KEPT_FOR),
+            selectable: Fresh::new(CATALOG_KEPT_FOR),
+            access: Fresh::new(CATALOG_KEPT_FOR),
+        });
+        let interest: Arc<dyn walcast_replication::Interest> = Arc::new(Listening(Arc::clone(&context)));
+        let stream = walcast_replication::spawn(replication, stream_options, interest, cancel);
+        let stats = stream.stats();
+        let (sender, status) = watch::channel(Status::Starting);
+        tokio::spawn(dispatch::run(Arc::clone(&context), stream, sender));
+        Self { context, status, stats }
+    }
+
+    /// Subscribes a channel. When this returns, every change committed from now on is delivered
+    /// (`design.md 3`, promise 1). Waits while the stream is not running; the caller bounds that.
+    ///
+    /// # Errors
+    /// See [`SubscribeError`]; one bad entry means that none is active (`protocol.md 7.3`).
+    pub async fn subscribe(&self, request: Request) -> Result<Subscription, SubscribeError> {
+        let bindings = parse(&request)?;
+        let mut status = self.status.clone();
+        let running = status.wait_for(|status| matches!(status, Status::Streaming | Status::Stopped)).await;
+        if running.map_or(true, |status| *status == Status::Stopped) {
+            return Err(SubscribeError::Stopped);
+        }
+        let checked = {
+            let bindings: Vec<&Binding> = bindings.iter().map(|(_, binding)| binding).collect();
+            self.check(&bindings, &request.claims).await?
+        };
+        let id = self.context.registry.next_id();
+        let subscriber = Arc::new(Subscriber::new(id, &request, bindings, self.intern(&request.claims)));
+        self.context.registry.add(&self.context, &subscriber, checked.attachments);
+        Ok(Subscription::new(self.clone(), subscriber, checked.warnings))
+    }
+
+    /// What the stream is doing, now and when it changes.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Figures of the replication connection.
+    #[must_use]
+    pub fn replication_stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats)
+    }
+
+    /// Tables that somebody listens to.
+    #[must_use]
+    pub fn subscribed_tables(&self) -> usize {
+        self.context.registry.tables_count()
+    }
+
+    /// Resolves when the stream has ended and its slot is gone.
+    pub async fn stopped(&self) {
+        let _ = self.status.clone().wait_for(|status| *status == Status::Stopped).await;
+    }
+
+    pub(crate) async fn check(&self, bindings: &[&Binding], claims: &Claims) -> Result<Checked, SubscribeError> {
+        self.context.check(bindings, claims).await
+    }
+
+    pub(crate) fn intern(&self, claims: &Claims) -> IdentityRef {
+        self.context.identities.intern(claims)
+    }
+
+    pub(crate) fn forget(&self, subscriber: &Subscriber) {
+        self.context.registry.remove(subscriber);
+    }
+}
+
+/// The registry as the stream's reader asks it.
+struct Listening(Arc<Context>);
+
+impl walcast_replication::Interest for Listening {
+    fn wants(&self, relation_oid: u32) -> bool {
+        self.0.registry.wants(relation_oid)
+    }
+}
+
+fn parse(request: &Request) -> Result<Vec<(u32, Binding)>, SubscribeError> {
+    request
+        .entries
+        .iter()
+        .map(|entry| {
+            let fields = serde_json::from_str(entry.raw.get()).unwrap_or_default();
+            Ok((entry.id, Binding::parse(&fields)?))
+        })
+        .collect()
+}

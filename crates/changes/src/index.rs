@@ -1,0 +1,248 @@
+//! The listeners of one table, found by what a change is: its action and the values filters compare.
+//!
+//! An equality filter is indexed by column and value, so ten thousand subscriptions with `user_id=eq.…` cost one
+//! look-up a change. Listeners without a filter are all concerned; any other filter is looked at one by one.
+
+use crate::binding::EventFilter;
+use crate::catalog::TextEquality;
+use crate::filter::{Condition, Operator};
+use crate::lane::Lane;
+use crate::subscription::Subscriber;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// What happened to a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum ActionKind {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl ActionKind {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Insert => "INSERT",
+            Self::Update => "UPDATE",
+            Self::Delete => "DELETE",
+        }
+    }
+
+    fn heard_by(self, event: EventFilter) -> bool {
+        match event {
+            EventFilter::All => true,
+            EventFilter::Insert => self == Self::Insert,
+            EventFilter::Update => self == Self::Update,
+            EventFilter::Delete => self == Self::Delete,
+        }
+    }
+}
+
+/// A condition made ready for one table: its value in the column's canonical text.
+#[derive(Clone, Debug)]
+pub(crate) struct TypedCondition {
+    pub(crate) condition: Condition,
+    pub(crate) cast_type: String,
+    pub(crate) equality: TextEquality,
+    /// Canonical, normalised text; `None` when only Postgres can compare.
+    pub(crate) key: Option<String>,
+}
+
+/// The answer of a condition or a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Truth {
+    Holds,
+    /// False or NULL: both mean "does not match".
+    Fails,
+    Ask,
+}
+
+impl TypedCondition {
+    /// Evaluates on a column's text; `None` is NULL or a column the change does not carry.
+    pub(crate) fn evaluate(&self, value: Option<&str>) -> Truth {
+        let Some(value) = value else { return self.evaluate_null() };
+        match (&self.key, self.condition.operator) {
+            (Some(key), Operator::Eq | Operator::Neq) => {
+                let Some(normal) = normalise(value, self.equality) else { return Truth::Fails };
+                let equal = normal == key.as_str();
+                if (equal == (self.condition.operator == Operator::Eq)) == self.condition.negated {
+                    Truth::Fails
+                } else {
+                    Truth::Holds
+                }
+            }
+            (_, Operator::Is) if self.condition.value == "null" => {
+                // NaN and the infinities of numbers count as NULL here (`database.md 2.6`).
+                let null = normalise(value, self.equality).is_none();
+                if null == self.condition.negated { Truth::Fails } else { Truth::Holds }
+            }
+            _ => Truth::Ask,
+        }
+    }
+
+    /// NULL matches only `is.null`, `is.unknown`, the negated boolean tests and `isdistinct` (`database.md 2.6`).
+    fn evaluate_null(&self) -> Truth {
+        let holds = match (self.condition.operator, self.condition.value.as_str()) {
+            (Operator::Is, "null" | "unknown") | (Operator::IsDistinct, _) => !self.condition.negated,
+            (Operator::Is, _) => self.condition.negated,
+            _ => false,
+        };
+        if holds { Truth::Holds } else { Truth::Fails }
+    }
+}
+
+/// The form of a value's text under which equal values are byte-equal; `None` for a number that counts as NULL.
+pub(crate) fn normalise(text: &str, equality: TextEquality) -> Option<Cow<'_, str>> {
+    match equality {
+        TextEquality::Bytes | TextEquality::Ask => Some(Cow::Borrowed(text)),
+        TextEquality::Padded => Some(Cow::Borrowed(text.trim_end_matches(' '))),
+        TextEquality::Numeric => {
+            if matches!(text, "NaN" | "Infinity" | "-Infinity") {
+                return None;
+            }
+            if text.contains('.') && !text.contains(['e', 'E']) {
+                let trimmed = text.trim_end_matches('0').trim_end_matches('.');
+                return Some(if trimmed == "-0" { Cow::Borrowed("0") } else { Cow::Borrowed(trimmed) });
+            }
+            Some(if text == "-0" { Cow::Borrowed("0") } else { Cow::Borrowed(text) })
+        }
+    }
+}
+
+/// One binding of one channel on one table.
+pub(crate) struct Listener {
+    pub(crate) subscriber: Arc<Subscriber>,
+    /// Position of the binding in the channel's request.
+    pub(crate) at: usize,
+    /// The public id (`protocol.md 7.1`).
+    pub(crate) id: u32,
+    pub(crate) event: EventFilter,
+    pub(crate) conditions: Vec<TypedCondition>,
+    /// Selected columns, sorted and without repetition; `None` = all.
+    pub(crate) select: Option<Arc<[String]>>,
+    /// Keeps commit order with the channel's other tables; `None` when it has one table only.
+    pub(crate) lane: Option<Arc<Lane>>,
+}
+
+impl Listener {
+    /// The column and value this listener is found by, if one of its conditions is an equality.
+    fn indexed_by(&self) -> Option<(&str, &str)> {
+        self.conditions.iter().find_map(|typed| {
+            let equality = typed.condition.operator == Operator::Eq && !typed.condition.negated;
+            typed.key.as_deref().filter(|_| equality).map(|key| (typed.condition.column.as_str(), key))
+        })
+    }
+}
+
+type ListenerKey = (u64, usize);
+type Listeners = HashMap<ListenerKey, Arc<Listener>>;
+
+/// All listeners of one table.
+#[derive(Default)]
+pub(crate) struct Index {
+    unfiltered: Listeners,
+    by_value: HashMap<String, HashMap<String, Listeners>>,
+    scanned: Listeners,
+}
+
+impl Index {
+    pub(crate) fn insert(&mut self, listener: Arc<Listener>) {
+        let key = (listener.subscriber.id, listener.at);
+        if listener.conditions.is_empty() {
+            self.unfiltered.insert(key, listener);
+            return;
+        }
+        match listener.indexed_by().map(|(column, value)| (column.to_owned(), value.to_owned())) {
+            Some((column, value)) => {
+                self.by_value.entry(column).or_default().entry(value).or_default().insert(key, listener);
+            }
+            None => {
+                self.scanned.insert(key, listener);
+            }
+        }
+    }
+
+    pub(crate) fn remove(&mut self, listener: &Listener) {
+        let key = (listener.subscriber.id, listener.at);
+        if listener.conditions.is_empty() {
+            self.unfiltered.remove(&key);
+            return;
+        }
+        let Some((column, value)) = listener.indexed_by() else {
+            self.scanned.remove(&key);
+            return;
+        };
+        if let Some(values) = self.by_value.get_mut(column) {
+            if let Some(listeners) = values.get_mut(value) {
+                listeners.remove(&key);
+                if listeners.is_empty() {
+                    values.remove(value);
+                }
+            }
+            if values.is_empty() {
+                self.by_value.remove(column);
+            }
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.unfiltered.is_empty() && self.by_value.is_empty() && self.scanned.is_empty()
+    }
+
+    /// Calls `found` for each listener of `action` whose filter holds, or that only Postgres can tell (`Truth::Ask`).
+    /// `value` gives a column's text, `None` for NULL, and says with its outer option whether the change carries the
+    /// column at all: a condition on a missing column never matches.
+    pub(crate) fn find<'row>(
+        &self,
+        action: ActionKind,
+        value: impl Fn(&str) -> Option<Option<&'row str>>,
+        mut found: impl FnMut(&Arc<Listener>, Truth),
+    ) {
+        for listener in self.unfiltered.values() {
+            if action.heard_by(listener.event) {
+                found(listener, Truth::Holds);
+            }
+        }
+        let mut filtered = |listener: &Arc<Listener>| {
+            if !action.heard_by(listener.event) {
+                return;
+            }
+            let mut truth = Truth::Holds;
+            for condition in &listener.conditions {
+                match value(&condition.condition.column).map_or(Truth::Fails, |text| condition.evaluate(text)) {
+                    Truth::Fails => return,
+                    Truth::Ask => truth = Truth::Ask,
+                    Truth::Holds => {}
+                }
+            }
+            found(listener, truth);
+        };
+        for (column, values) in &self.by_value {
+            let Some(Some(text)) = value(column) else { continue };
+            // A column compares in one way only, so any listener's condition tells which.
+            let equality = values.values().flat_map(HashMap::values).next().and_then(|listener| {
+                listener.conditions.iter().find(|condition| condition.condition.column == *column)
+            });
+            let Some(normal) = normalise(text, equality.map_or(TextEquality::Bytes, |condition| condition.equality))
+            else {
+                continue;
+            };
+            if let Some(listeners) = values.get(normal.as_ref()) {
+                listeners.values().for_each(&mut filtered);
+            }
+        }
+        self.scanned.values().for_each(&mut filtered);
+    }
+
+    /// Every listener of `action`, whatever its filter: who hears of a row that cannot be shown to a role at all
+    /// (`protocol.md 7.5`).
+    pub(crate) fn find_all(&self, action: ActionKind, mut found: impl FnMut(&Arc<Listener>)) {
+        let filtered = self.by_value.values().flat_map(HashMap::values).flat_map(HashMap::values);
+        for listener in self.unfiltered.values().chain(self.scanned.values()).chain(filtered) {
+            if action.heard_by(listener.event) {
+                found(listener);
+            }
+        }
+    }
+}

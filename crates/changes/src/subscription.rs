@@ -1,0 +1,134 @@
+//! A channel as the changes see it, and the handle the channel holds.
+
+use crate::binding::Binding;
+use crate::claims::{Claims, IdentityRef};
+use crate::engine::Changes;
+use crate::error::SubscribeError;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use walcast_protocol::{BindingEntry, Frame, Ref, Version};
+
+/// Where a channel's frames go. Implementations never block: what to do with a reader that is too slow is theirs to
+/// decide.
+pub trait Outlet: Send + Sync {
+    /// Takes one frame, in order.
+    fn deliver(&self, frame: Frame);
+}
+
+/// A channel's wish to hear changes.
+pub struct Request {
+    /// The socket's serializer.
+    pub version: Version,
+    /// Full topic, as this socket joined it.
+    pub topic: Arc<str>,
+    /// The channel's join reference, for `system` messages.
+    pub join_ref: Ref,
+    /// Changes go out as events `INSERT`, `UPDATE`, `DELETE` with the bare change (`protocol.md 3.6`).
+    pub legacy: bool,
+    /// The entries of `config.postgres_changes`, in request order.
+    pub entries: Vec<BindingEntry>,
+    /// Who is asking.
+    pub claims: Arc<Claims>,
+    /// Where frames go.
+    pub outlet: Arc<dyn Outlet>,
+}
+
+/// One channel with at least one binding.
+pub(crate) struct Subscriber {
+    pub(crate) id: u64,
+    pub(crate) version: Version,
+    pub(crate) topic: Arc<str>,
+    pub(crate) join_ref: Ref,
+    pub(crate) legacy: bool,
+    pub(crate) bindings: Vec<(u32, Binding)>,
+    outlet: Arc<dyn Outlet>,
+    identity: RwLock<IdentityRef>,
+    closed: AtomicBool,
+    /// Number of the first change this channel may see.
+    since: AtomicU64,
+}
+
+impl Subscriber {
+    pub(crate) fn new(id: u64, request: &Request, bindings: Vec<(u32, Binding)>, identity: IdentityRef) -> Self {
+        Self {
+            id,
+            version: request.version,
+            topic: Arc::clone(&request.topic),
+            join_ref: request.join_ref.clone(),
+            legacy: request.legacy,
+            bindings,
+            outlet: Arc::clone(&request.outlet),
+            identity: RwLock::new(identity),
+            closed: AtomicBool::new(false),
+            since: AtomicU64::new(u64::MAX),
+        }
+    }
+
+    /// The sub-topic, as `system` messages name the channel.
+    pub(crate) fn channel(&self) -> &str {
+        self.topic.strip_prefix("realtime:").unwrap_or(&self.topic)
+    }
+
+    pub(crate) fn identity(&self) -> IdentityRef {
+        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets the channel see changes numbered `since` and later.
+    pub(crate) fn admit(&self, since: u64) {
+        self.since.store(since, Ordering::Release);
+    }
+
+    /// Whether a change with this number came after the channel subscribed.
+    pub(crate) fn may_see(&self, number: u64) -> bool {
+        number >= self.since.load(Ordering::Acquire) && !self.is_closed()
+    }
+
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn deliver(&self, frame: Frame) {
+        if !self.is_closed() {
+            self.outlet.deliver(frame);
+        }
+    }
+}
+
+/// A living subscription. Dropping it ends it.
+pub struct Subscription {
+    changes: Changes,
+    subscriber: Arc<Subscriber>,
+    warnings: Mutex<Vec<String>>,
+}
+
+impl Subscription {
+    pub(crate) fn new(changes: Changes, subscriber: Arc<Subscriber>, warnings: Vec<String>) -> Self {
+        Self { changes, subscriber, warnings: Mutex::new(warnings) }
+    }
+
+    /// Goes on with other claims (`protocol.md 4.3`): the bindings are checked for the new role first.
+    ///
+    /// # Errors
+    /// As [`Changes::subscribe`]. The subscription then keeps its old claims; the caller decides whether it ends.
+    pub async fn reauthorize(&self, claims: Arc<Claims>) -> Result<(), SubscribeError> {
+        let bindings: Vec<&Binding> = self.subscriber.bindings.iter().map(|(_, binding)| binding).collect();
+        let checked = self.changes.check(&bindings, &claims).await?;
+        *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = checked.warnings;
+        let identity = self.changes.intern(&claims);
+        *self.subscriber.identity.write().unwrap_or_else(PoisonError::into_inner) = identity;
+        Ok(())
+    }
+
+    /// Reasons why some of the bindings will never deliver as things stand, each a sentence with its remedy.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        self.subscriber.closed.store(true, Ordering::Release);
+        self.changes.forget(&self.subscriber);
+    }
+}

@@ -1,0 +1,123 @@
+//! A table as its task sees it: the catalog's facts put together with the relation the stream announced, and what
+//! each role may see of it.
+
+use crate::catalog::{self, TableFacts};
+use crate::engine::Context;
+use crate::policy::{self, Access};
+use crate::render::{Face, Shape};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use walcast_replication::Relation;
+
+/// Rights are read again after this time even if Postgres announced no change: role attributes and memberships are
+/// not part of any relation.
+const RIGHTS_KEPT_FOR: Duration = Duration::from_secs(5);
+
+/// What a role may see.
+pub(crate) struct RoleView {
+    /// By position in the relation.
+    selectable: Vec<bool>,
+    /// Every primary key column is selectable (`protocol.md 7.5`).
+    pub(crate) sees_key: bool,
+    pub(crate) access: Access,
+    shapes: Vec<(Option<Arc<[String]>>, usize)>,
+    read: Instant,
+}
+
+/// Facts about one version of a relation.
+pub(crate) struct View {
+    pub(crate) relation: Arc<Relation>,
+    pub(crate) facts: TableFacts,
+    pub(crate) face: Face,
+    /// Position of each primary key column in the relation; a missing one was dropped or renamed since.
+    pub(crate) key_at: Vec<Option<usize>>,
+    positions: HashMap<String, usize>,
+    roles: HashMap<String, RoleView>,
+    shapes: Vec<Shape>,
+}
+
+impl View {
+    /// Reads the catalog for `relation`; `None` when the table is gone.
+    pub(crate) async fn load(context: &Context, relation: &Arc<Relation>) -> Result<Option<Self>, sqlx::Error> {
+        let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else { return Ok(None) };
+        let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
+        let kinds = catalog::kinds(&context.pool, &context.types, &oids).await?;
+        let key_names: Vec<&str> = facts.primary_key.iter().map(|column| column.name.as_str()).collect();
+        let positions: HashMap<String, usize> =
+            relation.columns.iter().enumerate().map(|(at, column)| (column.name.clone(), at)).collect();
+        let key_at = key_names.iter().map(|name| positions.get(*name).copied()).collect();
+        let face = Face::new(relation, kinds, &key_names, facts.row_security.is_some());
+        Ok(Some(Self {
+            relation: Arc::clone(relation),
+            facts,
+            face,
+            key_at,
+            positions,
+            roles: HashMap::new(),
+            shapes: Vec::new(),
+        }))
+    }
+
+    pub(crate) fn position(&self, column: &str) -> Option<usize> {
+        self.positions.get(column).copied()
+    }
+
+    pub(crate) fn role(&self, role: &str) -> Option<&RoleView> {
+        self.roles.get(role)
+    }
+
+    /// Makes sure that what we know of `role` is not too old.
+    pub(crate) async fn refresh_role(&mut self, context: &Context, role: &str) -> Result<(), sqlx::Error> {
+        if self.roles.get(role).is_some_and(|known| known.read.elapsed() < RIGHTS_KEPT_FOR) {
+            return Ok(());
+        }
+        let read = Instant::now();
+        let selectable = catalog::selectable(&context.pool, self.relation.oid, role).await?;
+        let access = match &self.facts.row_security {
+            None => Access::NoRls,
+            Some(source) => policy::compile(&policy::load(&context.pool, source.oid, role).await?),
+        };
+        let view = RoleView {
+            selectable: self.relation.columns.iter().map(|column| selectable.contains(&column.name)).collect(),
+            sees_key: self.facts.primary_key.iter().all(|column| selectable.contains(&column.name)),
+            access,
+            shapes: Vec::new(),
+            read,
+        };
+        self.roles.insert(role.to_owned(), view);
+        Ok(())
+    }
+
+    /// The number of the shape a role with this selection sees; equal shapes of different roles share a number.
+    pub(crate) fn shape_number(&mut self, role: &str, select: Option<&Arc<[String]>>) -> Option<usize> {
+        let view = self.roles.get(role)?;
+        if let Some((_, number)) = view.shapes.iter().find(|(known, _)| known.as_ref() == select) {
+            return Some(*number);
+        }
+        let shown: Vec<bool> = self
+            .relation
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| {
+                view.selectable.get(at) == Some(&true)
+                    && select.is_none_or(|names| {
+                        names.contains(&column.name) || self.face.columns.get(at).is_some_and(|shown| shown.is_primary)
+                    })
+            })
+            .collect();
+        let number = self.shapes.iter().position(|shape| shape.shown() == shown).unwrap_or_else(|| {
+            self.shapes.push(self.face.shape(shown));
+            self.shapes.len() - 1
+        });
+        if let Some(view) = self.roles.get_mut(role) {
+            view.shapes.push((select.cloned(), number));
+        }
+        Some(number)
+    }
+
+    pub(crate) fn shape(&self, number: usize) -> Option<&Shape> {
+        self.shapes.get(number)
+    }
+}

@@ -1,0 +1,210 @@
+//! Asks Postgres which rows which identities may see: many rows and many identities in one round trip
+//! (`design.md 4.2` and `4.3`), through the function `walcast.visible_rows` of our migrations.
+
+use crate::catalog::{KeyColumn, Source};
+use crate::claims::IdentityRef;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{PgPool, Row};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// How long the function itself waits for a transaction to be over before it answers "not yet".
+const WAIT_IN_POSTGRES_MS: i32 = 50;
+/// First and last pause between two questions about rows whose transaction is still running, or while Postgres
+/// cannot be reached.
+const RETRY_MIN: Duration = Duration::from_millis(5);
+const RETRY_MAX: Duration = Duration::from_millis(500);
+
+/// A batch that could not be decided. Nothing of it is visible.
+#[derive(Debug, Error)]
+pub(crate) enum VisibilityError {
+    #[error("the transaction of the change was not over after {0} s (does it wait for a synchronous standby?)")]
+    StillRunning(u64),
+    #[error("asking Postgres failed: {0}")]
+    Postgres(#[from] sqlx::Error),
+}
+
+/// A check that raised for one identity: its policy, its claims or its rights.
+pub(crate) struct Failure {
+    pub(crate) role: String,
+    pub(crate) reason: String,
+}
+
+/// Rows to be looked at, and who asks for which of them.
+pub(crate) struct Question<'a> {
+    pub(crate) source: &'a Source,
+    pub(crate) primary_key: &'a [KeyColumn],
+    /// Key texts of each row, in key order.
+    pub(crate) rows: Vec<Vec<String>>,
+    /// For each identity the rows it asks for, ascending.
+    pub(crate) asked: HashMap<IdentityRef, Vec<usize>>,
+    /// The transactions the rows were committed by.
+    pub(crate) xids: Vec<u32>,
+}
+
+/// Which rows an identity sees; absent = none.
+#[derive(Default)]
+pub(crate) struct Answer {
+    pub(crate) seen: HashMap<IdentityRef, Vec<usize>>,
+    pub(crate) failures: Vec<Failure>,
+}
+
+impl Answer {
+    pub(crate) fn sees(&self, identity: &IdentityRef, row: usize) -> bool {
+        self.seen.get(identity).is_some_and(|rows| rows.binary_search(&row).is_ok())
+    }
+}
+
+/// The connections questions are asked through: few, with a time limit of their own.
+#[derive(Clone)]
+pub(crate) struct Asker {
+    pool: PgPool,
+    patience: Duration,
+}
+
+impl Asker {
+    /// `timeout_ms` bounds one question; `patience_ms` how long a question is repeated while its transaction runs or
+    /// Postgres is away.
+    pub(crate) fn new(options: PgConnectOptions, connections: u32, timeout_ms: u64, patience_ms: u64) -> Self {
+        let options = options.application_name("walcast_visibility").options([
+            ("statement_timeout", timeout_ms.to_string()),
+            ("default_transaction_isolation", "read committed".to_owned()),
+            ("default_transaction_read_only", "off".to_owned()),
+        ]);
+        let pool = PgPoolOptions::new()
+            .max_connections(connections)
+            .acquire_timeout(Duration::from_millis(timeout_ms))
+            .connect_lazy_with(options);
+        Self { pool, patience: Duration::from_millis(patience_ms) }
+    }
+
+    pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, VisibilityError> {
+        let started = Instant::now();
+        let mut pause = RETRY_MIN;
+        loop {
+            let error = match self.ask_once(question).await {
+                Ok(Some(answer)) => return Ok(answer),
+                Ok(None) => VisibilityError::StillRunning(self.patience.as_secs()),
+                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)) => error.into(),
+                // Postgres is going down or coming up: the rows will still be there.
+                Err(sqlx::Error::Database(answer))
+                    if answer.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08")) =>
+                {
+                    VisibilityError::Postgres(sqlx::Error::Database(answer))
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if started.elapsed() + pause > self.patience {
+                return Err(error);
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(RETRY_MAX);
+        }
+    }
+
+    /// `None`: a transaction is still running.
+    async fn ask_once(&self, question: &Question<'_>) -> Result<Option<Answer>, sqlx::Error> {
+        let mut identities: Vec<(&IdentityRef, &Vec<usize>)> = question.asked.iter().collect();
+        // Equal roles next to each other save a switch, equal row lists a rebuilt call.
+        identities.sort_by(|a, b| (&a.0.0.claims.role, a.1).cmp(&(&b.0.0.claims.role, b.1)));
+        let mut row_sets: Vec<String> = Vec::new();
+        let mut set_numbers: HashMap<&Vec<usize>, i32> = HashMap::new();
+        let mut sets: Vec<i32> = Vec::with_capacity(identities.len());
+        for (_, rows) in &identities {
+            let number = *set_numbers.entry(rows).or_insert_with(|| {
+                let numbers: Vec<String> = rows.iter().map(|row| (row + 1).to_string()).collect();
+                row_sets.push(format!("{{{}}}", numbers.join(",")));
+                i32::try_from(row_sets.len()).unwrap_or(i32::MAX)
+            });
+            sets.push(number);
+        }
+        let roles: Vec<&str> = identities.iter().map(|(identity, _)| identity.0.claims.role.as_str()).collect();
+        let claims: Vec<&str> = identities.iter().map(|(identity, _)| identity.0.claims.json.as_ref()).collect();
+        let mut keys: Vec<&str> = Vec::with_capacity(question.rows.len() * question.primary_key.len());
+        for column in 0..question.primary_key.len() {
+            keys.extend(question.rows.iter().map(|row| row.get(column).map_or("", String::as_str)));
+        }
+        let xids: Vec<i64> = question.xids.iter().map(|xid| i64::from(*xid)).collect();
+        let rows = sqlx::query("select identity, seen, failure from walcast.visible_rows($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+            .bind(probe(question.source, question.primary_key))
+            .bind(&roles)
+            .bind(&claims)
+            .bind(&sets)
+            .bind(&row_sets)
+            .bind(&keys)
+            .bind(i32::try_from(question.primary_key.len()).unwrap_or(i32::MAX))
+            .bind(&xids)
+            .bind(WAIT_IN_POSTGRES_MS)
+            .fetch_all(&self.pool)
+            .await?;
+        let mut answer = Answer::default();
+        for row in rows {
+            let number: i32 = row.try_get(0)?;
+            let Some(at) = usize::try_from(number).ok().and_then(|number| number.checked_sub(1)) else {
+                return Ok(None);
+            };
+            let Some((identity, _)) = identities.get(at) else { continue };
+            if let Some(reason) = row.try_get::<Option<String>, _>(2)? {
+                answer.failures.push(Failure { role: identity.0.claims.role.clone(), reason });
+            }
+            let mut seen: Vec<usize> = row
+                .try_get::<Option<Vec<i32>>, _>(1)?
+                .unwrap_or_default()
+                .into_iter()
+                .filter_map(|number| usize::try_from(number).ok()?.checked_sub(1))
+                .collect();
+            seen.sort_unstable();
+            answer.seen.insert((*identity).clone(), seen);
+        }
+        Ok(Some(answer))
+    }
+}
+
+/// The statement that finds which keys have a row for whoever asks. The sub-select stays one probe of the key's
+/// index per row: joined, the planner may prefer to run the policy over the whole table.
+fn probe(source: &Source, primary_key: &[KeyColumn]) -> String {
+    let parameters: Vec<String> = (1..=primary_key.len()).map(|number| format!("${number}::text[]")).collect();
+    let aliases: Vec<String> = (1..=primary_key.len()).map(|number| format!("c{number}")).collect();
+    let conditions: Vec<String> = primary_key
+        .iter()
+        .zip(&aliases)
+        .map(|(column, alias)| {
+            format!("t.{} {} k.{alias}::{}", quote_identifier(&column.name), column.equality, column.cast_type)
+        })
+        .collect();
+    format!(
+        "select pg_catalog.array_agg(k.n::int) from unnest({}) with ordinality as k({}, n) \
+         where (select true from {} t where {} limit 1)",
+        parameters.join(", "),
+        aliases.join(", "),
+        source.from,
+        conditions.join(" and ")
+    )
+}
+
+/// `name` as an SQL identifier.
+pub(crate) fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_probe_names_every_key_column_and_quotes_it() {
+        let key = |name: &str, cast_type: &str| KeyColumn {
+            name: name.into(),
+            cast_type: cast_type.into(),
+            equality: "OPERATOR(pg_catalog.=)".into(),
+        };
+        let source = Source { oid: 1, from: "only public.\"odd name\"".into() };
+        assert_eq!(
+            probe(&source, &[key("a\"b", "bigint"), key("c", "uuid")]),
+            "select pg_catalog.array_agg(k.n::int) from unnest($1::text[], $2::text[]) with ordinality as k(c1, c2, n) \
+             where (select true from only public.\"odd name\" t where t.\"a\"\"b\" OPERATOR(pg_catalog.=) k.c1::bigint \
+             and t.\"c\" OPERATOR(pg_catalog.=) k.c2::uuid limit 1)"
+        );
+    }
+}
