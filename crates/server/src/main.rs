@@ -1,2 +1,59 @@
-//! placeholder
-fn main() {}
+//! The binary: reads the command line, runs the library.
+
+use anyhow::Context;
+use clap::Parser;
+use walcast::config::{self, Config, DatabaseConfig};
+use walcast::options::{Cli, Command, Options};
+use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown};
+
+fn main() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    match cli.command {
+        None => in_runtime(run(&cli.options)),
+        Some(Command::Serve(options)) => in_runtime(run(&options)),
+        Some(Command::Migrate(options)) => in_runtime(prepare(&options)),
+        Some(Command::Token(options)) => {
+            println!("{}", mint::mint(&options)?);
+            Ok(())
+        }
+    }
+}
+
+fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the asynchronous runtime cannot start")?;
+    runtime.block_on(Box::pin(work))
+}
+
+async fn run(options: &Options) -> anyhow::Result<()> {
+    let config = Config::from_options(options)?;
+    logging::start(&config.log_level, config.log_format);
+    let ignored = environment::present(|name| std::env::var_os(name).is_some());
+    tracing::debug!(
+        ?ignored,
+        "variables of the reference server that change nothing here"
+    );
+    open_files::raise_limit();
+    let shutdown = shutdown::on_signal().context("signals cannot be listened to")?;
+    let listener = accept::bind(&config.listen).with_context(|| {
+        format!(
+            "port {} cannot be listened on; choose another with PORT",
+            config.listen.port
+        )
+    })?;
+    Box::pin(serve::run(listener, config, shutdown)).await?;
+    Ok(())
+}
+
+async fn prepare(options: &Options) -> anyhow::Result<()> {
+    logging::start(
+        &config::log_level(&options.log_level)?,
+        config::log_format(&options.log_format)?,
+    );
+    let database = DatabaseConfig::from_options(options)?;
+    migrate::migrate_at(database.url.expose()).await?;
+    println!("the database is prepared");
+    Ok(())
+}

@@ -1,0 +1,512 @@
+//! Settings, judged: from raw text to values that the rest of the server can rely on.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::options::Options;
+use crate::token::{ClaimRules, Verifier};
+
+/// Why the configuration was refused. Each message names the variable.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// A variable without which nothing can be served.
+    #[error("{variable} is not set: {remedy}")]
+    Missing {
+        /// The variable.
+        variable: &'static str,
+        /// What to set it to.
+        remedy: &'static str,
+    },
+    /// A value that means nothing.
+    #[error("{variable} must be {expected}, but is `{value}`")]
+    Invalid {
+        /// The variable.
+        variable: &'static str,
+        /// What it may be.
+        expected: String,
+        /// What it was.
+        value: String,
+    },
+    /// A value that means nothing and may hold a password, so it is not repeated.
+    #[error("{variable} must be {expected}")]
+    InvalidSecret {
+        /// The variable.
+        variable: &'static str,
+        /// What it may be.
+        expected: String,
+    },
+}
+
+/// Text that must not be seen in a log: a password, a key, a URL with a password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps it.
+    pub fn new(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// The text itself, for the one place that needs it.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("(hidden)")
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Where to listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen {
+    /// None: every IPv6 and IPv4 address.
+    pub address: Option<IpAddr>,
+    /// 0 lets the system choose.
+    pub port: u16,
+}
+
+/// Who may read `/metrics` (`protocol.md 10`).
+#[derive(Debug, Clone)]
+pub struct MetricsAccess {
+    /// Signs the tokens.
+    pub secret: Secret,
+    /// Tokens refused though signed.
+    pub blocked: Vec<Secret>,
+}
+
+/// What the database side needs, enough for `migrate`.
+#[derive(Debug, Clone)]
+pub struct DatabaseConfig {
+    /// `postgres://` URL with user, password and `sslmode`; both drivers read it.
+    pub url: Secret,
+    /// Query connections, at most.
+    pub pool_size: u32,
+}
+
+/// Bounds and times of one socket.
+#[derive(Debug, Clone)]
+pub struct SocketConfig {
+    /// Without any byte from the client for this long the socket is closed (`protocol.md 1.5`).
+    pub idle_timeout: Duration,
+    /// Frames that may wait to be written.
+    pub queue_frames: usize,
+    /// Bytes that may wait to be written.
+    pub queue_bytes: usize,
+    /// Without progress of a write for this long the socket is closed.
+    pub write_timeout: Duration,
+    /// A socket without channels, once it had one, is closed after this long (`protocol.md 1.6`).
+    pub no_channel_timeout: Duration,
+    /// Channels joined at once, at most (`protocol.md 9`); none: no limit but the framework's.
+    pub max_channels: Option<usize>,
+}
+
+/// Times of a join.
+#[derive(Debug, Clone)]
+pub struct JoinConfig {
+    /// A join that is not ready by then is refused; below the client's 10 s (`protocol.md 11.1`).
+    pub timeout: Duration,
+    /// Ceiling for `postgres_changes_options.timeout` (`protocol.md 15.1`).
+    pub max_wait: Duration,
+    /// Delay of an error reply (`protocol.md 3.3`).
+    pub error_backoff: Duration,
+}
+
+/// Times of a shutdown.
+#[derive(Debug, Clone)]
+pub struct DrainConfig {
+    /// Sockets are closed spread over this long, so that not all clients reconnect at one instant.
+    pub spread: Duration,
+    /// After this long what is still open is dropped.
+    pub timeout: Duration,
+}
+
+/// Everything `serve` needs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where to listen.
+    pub listen: Listen,
+    /// The database.
+    pub database: DatabaseConfig,
+    /// What the change stream needs.
+    pub changes: ChangesConfig,
+    /// Checks tokens of connections and channels.
+    pub verifier: Verifier,
+    /// None: `/metrics` is open.
+    pub metrics_access: Option<MetricsAccess>,
+    /// Delay of a refused connect (`protocol.md 1.4`).
+    pub connect_error_backoff: Duration,
+    /// Sockets with a joined channel, at most; none: no limit (`protocol.md 9`).
+    pub max_concurrent_users: Option<usize>,
+    /// Longest header value (`protocol.md 1.5`).
+    pub max_header_length: usize,
+    /// Sockets.
+    pub socket: SocketConfig,
+    /// Joins.
+    pub join: JoinConfig,
+    /// Shutdown.
+    pub drain: DrainConfig,
+    /// Filter directives for the log.
+    pub log_level: String,
+    /// Log form.
+    pub log_format: LogFormat,
+}
+
+/// What is handed on to the change stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangesConfig {
+    /// Publication whose tables are cast.
+    pub publication: String,
+    /// Whether to create it when missing.
+    pub create_publication: bool,
+    /// Larger records lose their large values.
+    pub max_record_bytes: usize,
+    /// Longer visibility checks count as "not visible".
+    pub visibility_timeout_ms: u64,
+}
+
+impl DatabaseConfig {
+    /// The database settings alone.
+    ///
+    /// # Errors
+    /// A value that means nothing.
+    pub fn from_options(options: &Options) -> Result<Self, ConfigError> {
+        Ok(Self {
+            url: Secret::new(database_url(options)?),
+            pool_size: number("WALCAST_POOL_SIZE", &options.pool_size, 4, 1, 100)?,
+        })
+    }
+}
+
+impl Config {
+    /// All settings.
+    ///
+    /// # Errors
+    /// A value that means nothing, or one that is missing.
+    pub fn from_options(options: &Options) -> Result<Self, ConfigError> {
+        let secret = text(&options.api_jwt_secret).ok_or(ConfigError::Missing {
+            variable: "API_JWT_SECRET",
+            remedy: "give it the project's JWT secret, the one that signs the anon key",
+        })?;
+        Ok(Self {
+            listen: Listen {
+                address: text(&options.host)
+                    .map(|host| parse("WALCAST_HOST", host, "an IPv4 or IPv6 address"))
+                    .transpose()?,
+                port: number("PORT", &options.port, 4000, 0, u16::MAX)?,
+            },
+            database: DatabaseConfig::from_options(options)?,
+            changes: ChangesConfig {
+                publication: text(&options.publication)
+                    .unwrap_or("supabase_realtime")
+                    .to_owned(),
+                create_publication: boolean("WALCAST_CREATE_PUBLICATION", &options.create_publication, true)?,
+                max_record_bytes: number(
+                    "WALCAST_MAX_RECORD_BYTES",
+                    &options.max_record_bytes,
+                    1_048_576,
+                    1024,
+                    1 << 30,
+                )?,
+                visibility_timeout_ms: number(
+                    "WALCAST_VISIBILITY_TIMEOUT_MS",
+                    &options.visibility_timeout_ms,
+                    5_000,
+                    10,
+                    600_000,
+                )?,
+            },
+            verifier: Verifier::new(secret, claim_rules(&options.jwt_claim_validators)?),
+            metrics_access: text(&options.metrics_jwt_secret).map(|secret| MetricsAccess {
+                secret: Secret::new(secret),
+                blocked: text(&options.metrics_token_blocklist)
+                    .into_iter()
+                    .flat_map(|list| list.split(','))
+                    .map(|token| Secret::new(token.trim()))
+                    .collect(),
+            }),
+            connect_error_backoff: duration(
+                "CONNECT_ERROR_BACKOFF_MS",
+                &options.connect_error_backoff_ms,
+                2_000,
+                0,
+                60_000,
+            )?,
+            max_concurrent_users: limit("TENANT_MAX_CONCURRENT_USERS", &options.max_concurrent_users)?,
+            max_header_length: number("MAX_HEADER_LENGTH", &options.max_header_length, 4096, 256, 65_536)?,
+            socket: SocketConfig {
+                idle_timeout: duration(
+                    "WALCAST_IDLE_TIMEOUT_MS",
+                    &options.idle_timeout_ms,
+                    60_000,
+                    100,
+                    86_400_000,
+                )?,
+                queue_frames: number(
+                    "WALCAST_QUEUE_FRAMES",
+                    &options.queue_frames,
+                    10_000,
+                    16,
+                    100_000_000,
+                )?,
+                queue_bytes: number(
+                    "WALCAST_QUEUE_BYTES",
+                    &options.queue_bytes,
+                    16 << 20,
+                    65_536,
+                    16 << 30,
+                )?,
+                write_timeout: duration(
+                    "WALCAST_WRITE_TIMEOUT_MS",
+                    &options.write_timeout_ms,
+                    20_000,
+                    100,
+                    3_600_000,
+                )?,
+                no_channel_timeout: duration(
+                    "NO_CHANNEL_TIMEOUT_IN_MS",
+                    &options.no_channel_timeout_ms,
+                    600_000,
+                    100,
+                    86_400_000,
+                )?,
+                max_channels: limit("TENANT_MAX_CHANNELS_PER_CLIENT", &options.max_channels_per_client)?,
+            },
+            join: JoinConfig {
+                timeout: duration(
+                    "WALCAST_JOIN_TIMEOUT_MS",
+                    &options.join_timeout_ms,
+                    8_000,
+                    50,
+                    600_000,
+                )?,
+                max_wait: duration(
+                    "WALCAST_MAX_JOIN_WAIT_MS",
+                    &options.max_join_wait_ms,
+                    20_000,
+                    50,
+                    600_000,
+                )?,
+                error_backoff: duration(
+                    "CHANNEL_ERROR_BACKOFF_MS",
+                    &options.channel_error_backoff_ms,
+                    0,
+                    0,
+                    60_000,
+                )?,
+            },
+            drain: DrainConfig {
+                spread: duration(
+                    "WALCAST_DRAIN_SPREAD_MS",
+                    &options.drain_spread_ms,
+                    500,
+                    0,
+                    3_600_000,
+                )?,
+                timeout: duration(
+                    "WALCAST_DRAIN_TIMEOUT_MS",
+                    &options.drain_timeout_ms,
+                    10_000,
+                    100,
+                    3_600_000,
+                )?,
+            },
+            log_level: log_level(&options.log_level)?,
+            log_format: log_format(&options.log_format)?,
+        })
+    }
+}
+
+/// Reads the log level as the reference names it (`warning`, `notice`, ...) or as tracing directives.
+///
+/// # Errors
+/// Neither of the two.
+pub fn log_level(raw: &Option<String>) -> Result<String, ConfigError> {
+    let level = text(raw).unwrap_or("info");
+    let known = match level.to_ascii_lowercase().as_str() {
+        "warning" => "warn".to_owned(),
+        "notice" => "info".to_owned(),
+        "critical" | "alert" | "emergency" => "error".to_owned(),
+        "none" => "off".to_owned(),
+        _ => level.to_owned(),
+    };
+    match tracing_subscriber::EnvFilter::try_new(&known) {
+        Ok(_) => Ok(known),
+        Err(_) => Err(invalid(
+            "LOG_LEVEL",
+            "a log level (error, warning, info, debug, trace)",
+            level,
+        )),
+    }
+}
+
+/// Reads the log form.
+///
+/// # Errors
+/// Neither `text` nor `json`.
+pub fn log_format(raw: &Option<String>) -> Result<LogFormat, ConfigError> {
+    match text(raw) {
+        None | Some("text") => Ok(LogFormat::Text),
+        Some("json") => Ok(LogFormat::Json),
+        Some(other) => Err(invalid("WALCAST_LOG_FORMAT", "`text` or `json`", other)),
+    }
+}
+
+/// The value, if there is one: an empty variable is none.
+pub(crate) fn text(raw: &Option<String>) -> Option<&str> {
+    raw.as_deref().filter(|value| !value.trim().is_empty())
+}
+
+fn invalid(variable: &'static str, expected: impl Into<String>, value: &str) -> ConfigError {
+    ConfigError::Invalid {
+        variable,
+        expected: expected.into(),
+        value: value.to_owned(),
+    }
+}
+
+fn parse<T: FromStr>(variable: &'static str, value: &str, expected: &str) -> Result<T, ConfigError> {
+    value
+        .trim()
+        .parse()
+        .map_err(|_| invalid(variable, expected, value))
+}
+
+fn number<T>(
+    variable: &'static str,
+    raw: &Option<String>,
+    default: T,
+    least: T,
+    most: T,
+) -> Result<T, ConfigError>
+where
+    T: FromStr + PartialOrd + fmt::Display + Copy,
+{
+    let Some(value) = text(raw) else {
+        return Ok(default);
+    };
+    match value.trim().parse::<T>() {
+        Ok(number) if number >= least && number <= most => Ok(number),
+        _ => Err(invalid(
+            variable,
+            format!("a whole number from {least} to {most}"),
+            value,
+        )),
+    }
+}
+
+fn duration(
+    variable: &'static str,
+    raw: &Option<String>,
+    default_ms: u64,
+    least_ms: u64,
+    most_ms: u64,
+) -> Result<Duration, ConfigError> {
+    number(variable, raw, default_ms, least_ms, most_ms).map(Duration::from_millis)
+}
+
+fn limit(variable: &'static str, raw: &Option<String>) -> Result<Option<usize>, ConfigError> {
+    text(raw)
+        .map(|_| number(variable, raw, 0, 1, u32::MAX as usize))
+        .transpose()
+}
+
+fn boolean(variable: &'static str, raw: &Option<String>, default: bool) -> Result<bool, ConfigError> {
+    let Some(value) = text(raw) else {
+        return Ok(default);
+    };
+    match value.trim().to_ascii_lowercase().as_str() {
+        "true" | "1" | "yes" | "on" => Ok(true),
+        "false" | "0" | "no" | "off" => Ok(false),
+        _ => Err(invalid(variable, "true or false", value)),
+    }
+}
+
+fn claim_rules(raw: &Option<String>) -> Result<ClaimRules, ConfigError> {
+    let Some(value) = text(raw) else {
+        return Ok(ClaimRules::default());
+    };
+    serde_json::from_str(value).map(ClaimRules).map_err(|_| {
+        invalid(
+            "JWT_CLAIM_VALIDATORS",
+            "a JSON object such as {\"iss\":\"https://example.com\"}",
+            value,
+        )
+    })
+}
+
+fn ssl_mode(raw: &Option<String>) -> Result<&'static str, ConfigError> {
+    match text(raw).map(str::to_ascii_lowercase).as_deref() {
+        None | Some("prefer") => Ok("prefer"),
+        Some("true" | "1" | "require") => Ok("require"),
+        Some("false" | "0" | "disable") => Ok("disable"),
+        Some("verify-ca") => Ok("verify-ca"),
+        Some("verify-full") => Ok("verify-full"),
+        Some(other) => Err(invalid(
+            "DB_SSL",
+            "true, false, or one of disable, prefer, require, verify-ca, verify-full",
+            other,
+        )),
+    }
+}
+
+/// One URL for both drivers, from `DATABASE_URL` or the parts.
+fn database_url(options: &Options) -> Result<String, ConfigError> {
+    let mode = ssl_mode(&options.db_ssl)?;
+    if let Some(given) = text(&options.database_url) {
+        let expected = || ConfigError::InvalidSecret {
+            variable: "DATABASE_URL",
+            expected: "a URL such as postgres://user:password@host:5432/database".to_owned(),
+        };
+        let mut url = url::Url::parse(given.trim()).map_err(|_| expected())?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(expected());
+        }
+        if text(&options.db_ssl).is_some() && !url.query_pairs().any(|(key, _)| key == "sslmode") {
+            url.query_pairs_mut().append_pair("sslmode", mode);
+        }
+        return Ok(url.into());
+    }
+
+    let encode = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
+    let host = text(&options.db_host).unwrap_or("localhost").trim();
+    let host = match host.parse::<std::net::Ipv6Addr>() {
+        Ok(address) => format!("[{address}]"),
+        Err(_) if host.starts_with('/') => encode(host),
+        Err(_) if host.contains(|c: char| !(c.is_ascii_alphanumeric() || "-_.[]:".contains(c))) => {
+            return Err(invalid(
+                "DB_HOST",
+                "a host name, an address, or a socket directory",
+                host,
+            ));
+        }
+        Err(_) => host.to_owned(),
+    };
+    let port: u16 = number("DB_PORT", &options.db_port, 5432, 1, u16::MAX)?;
+    let user = encode(text(&options.db_user).unwrap_or("postgres"));
+    let password = text(&options.db_password).map(|password| format!(":{}", encode(password)));
+    let name = encode(text(&options.db_name).unwrap_or("postgres"));
+    Ok(format!(
+        "postgres://{user}{}@{host}:{port}/{name}?sslmode={mode}",
+        password.unwrap_or_default()
+    ))
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,240 @@
+//! The upgrade request: the checks of `protocol.md 1.4` in their order, then the upgrade itself.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
+use axum::response::{IntoResponse, Response};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use walcast_protocol::Version;
+
+use crate::accept::Peer;
+use crate::channel::Credentials;
+use crate::http::plain_error;
+use crate::metrics;
+use crate::serve::Server;
+use crate::socket;
+use crate::token::TokenError;
+use crate::wire::Wire;
+
+/// Why a connect was refused.
+#[derive(Debug, PartialEq, Eq)]
+enum Refusal {
+    Version,
+    NoKey,
+    Token(TokenError),
+    TooManyUsers,
+}
+
+impl Refusal {
+    fn status(&self) -> StatusCode {
+        match self {
+            Self::Version => StatusCode::FORBIDDEN,
+            Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject | TokenError::NotJson) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
+            Self::NoKey | Self::Token(_) => StatusCode::UNAUTHORIZED,
+            Self::TooManyUsers => StatusCode::TOO_MANY_REQUESTS,
+        }
+    }
+
+    /// The `error` of the body.
+    fn message(&self) -> String {
+        match self {
+            Self::Version => String::new(),
+            Self::NoKey => "API key is missing".to_owned(),
+            Self::Token(TokenError::Expired { .. }) => "Token has expired".to_owned(),
+            Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject) => {
+                "Error connecting to Realtime".to_owned()
+            }
+            Self::Token(error) => error.to_string(),
+            Self::TooManyUsers => "Too many connected users".to_owned(),
+        }
+    }
+
+    fn code(&self) -> &'static str {
+        match self {
+            Self::Version => "UnsupportedVersion",
+            Self::NoKey => "MissingAPIKey",
+            Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject | TokenError::NotJson) => {
+                "ErrorConnectingToWebsocket"
+            }
+            Self::Token(error) => error.code(),
+            Self::TooManyUsers => "ConnectionRateLimitReached",
+        }
+    }
+
+    fn cause(&self) -> String {
+        match self {
+            Self::Version => "vsn is neither 1.0.x nor 2.0.x".to_owned(),
+            Self::Token(error) => error.to_string(),
+            Self::NoKey | Self::TooManyUsers => self.message(),
+        }
+    }
+
+    fn remedy(&self) -> &'static str {
+        match self {
+            Self::Version => "send vsn=2.0.0",
+            Self::NoKey => "send the anon key as `apikey` in the query or as header `x-api-key`",
+            Self::Token(error) => error.remedy(),
+            Self::TooManyUsers => "raise TENANT_MAX_CONCURRENT_USERS",
+        }
+    }
+}
+
+/// The handler of both socket paths.
+pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) -> Response {
+    if request.method() != Method::GET {
+        return StatusCode::BAD_REQUEST.into_response();
+    }
+    let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
+    let (version, credentials) = match admit(&server, &request) {
+        Ok(admitted) => admitted,
+        Err(refusal) => {
+            metrics::connect_refused(refusal.code());
+            tracing::warn!(
+                code = refusal.code(),
+                cause = refusal.cause(),
+                remedy = refusal.remedy(),
+                peer = peer.map(tracing::field::display),
+                "connect refused"
+            );
+            return refuse(&server, &refusal, request.headers()).await;
+        }
+    };
+    let accept = match upgrade_key(&request) {
+        Ok(key) => derive_accept_key(key.as_bytes()),
+        Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
+    };
+
+    let upgrade = hyper::upgrade::on(&mut request);
+    server
+        .sockets
+        .tasks()
+        .spawn(run(Arc::clone(&server), upgrade, version, credentials));
+    let headers = [
+        (header::CONNECTION, HeaderValue::from_static("Upgrade")),
+        (header::UPGRADE, HeaderValue::from_static("websocket")),
+        (
+            header::SEC_WEBSOCKET_ACCEPT,
+            HeaderValue::from_str(&accept).unwrap_or(HeaderValue::from_static("")),
+        ),
+    ];
+    (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
+}
+
+/// From the end of HTTP on, a socket's whole life.
+async fn run(server: Arc<Server>, upgrade: OnUpgrade, version: Version, credentials: Credentials) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => {
+            tracing::debug!(%error, "the client left during the upgrade");
+            return;
+        }
+    };
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => {
+            let wire = Wire::new(parts.io.into_inner(), &parts.read_buf);
+            socket::run(server, wire, version, credentials).await;
+        }
+        Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),
+    }
+}
+
+/// Checks 1 to 6; check 2 and 3 (the tenant) cannot fail with one tenant, check 7 has no limit yet.
+fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), Refusal> {
+    let query = request.uri().query().unwrap_or_default();
+    let parameter = |name: &str| {
+        url::form_urlencoded::parse(query.as_bytes())
+            .filter(|(key, _)| key == name)
+            .last()
+            .map(|(_, value)| value)
+    };
+    let version = parameter("vsn");
+    let version = Version::parse(version.as_deref().unwrap_or("1.0.0")).map_err(|_| Refusal::Version)?;
+
+    let key = match request.headers().get("x-api-key") {
+        Some(value) => value
+            .to_str()
+            .map_err(|_| Refusal::Token(TokenError::Malformed))?
+            .into(),
+        None => parameter("apikey").ok_or(Refusal::NoKey)?,
+    };
+    let claims = server.config.verifier.verify(&key).map_err(Refusal::Token)?;
+    if server
+        .config
+        .max_concurrent_users
+        .is_some_and(|limit| server.sockets.users() >= limit)
+    {
+        return Err(Refusal::TooManyUsers);
+    }
+    Ok((
+        version,
+        Credentials {
+            token: Arc::from(&*key),
+            claims: Arc::new(claims),
+        },
+    ))
+}
+
+async fn refuse(server: &Server, refusal: &Refusal, headers: &HeaderMap) -> Response {
+    match refusal {
+        Refusal::Version => refusal.status().into_response(),
+        // The reference fails here before it can delay anything.
+        Refusal::Token(TokenError::NotJson) => plain_error(refusal.status(), headers),
+        Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers => {
+            tokio::time::sleep(server.config.connect_error_backoff).await;
+            let kind = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
+            (refusal.status(), kind, Json(json!({"error": refusal.message()}))).into_response()
+        }
+    }
+}
+
+/// The client's key, if the request is a WebSocket upgrade (RFC 6455 4.2.1); otherwise why it is not.
+fn upgrade_key(request: &Request) -> Result<&str, String> {
+    if request.version() != HttpVersion::HTTP_11 {
+        return Err(format!("HTTP version must be 1.1, got {:?}", request.version()));
+    }
+    let values = |name: header::HeaderName| -> Vec<&str> {
+        request
+            .headers()
+            .get_all(name)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .collect()
+    };
+    let holds = |values: &[&str], wanted: &str| {
+        values
+            .iter()
+            .flat_map(|value| value.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case(wanted))
+    };
+    let connection = values(header::CONNECTION);
+    if !holds(&connection, "upgrade") {
+        return Err(format!(
+            "'connection' header must contain 'upgrade', got {connection:?}"
+        ));
+    }
+    let upgrade = values(header::UPGRADE);
+    if !holds(&upgrade, "websocket") {
+        return Err(format!(
+            "'upgrade' header must contain 'websocket', got {upgrade:?}"
+        ));
+    }
+    let version = values(header::SEC_WEBSOCKET_VERSION);
+    if version != ["13"] {
+        return Err(format!(
+            "'sec-websocket-version' header must equal '13', got {version:?}"
+        ));
+    }
+    let key = request
+        .headers()
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|key| key.to_str().ok());
+    key.ok_or_else(|| "'sec-websocket-key' header is absent".to_owned())
+}

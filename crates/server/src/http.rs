@@ -1,0 +1,187 @@
+//! The HTTP routes and what all of them share: header limit, request ids, the form of errors.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get};
+
+use crate::serve::Server;
+use crate::{connect, scrape};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// Every route (`protocol.md 1.1`, `10`).
+pub fn router(server: Arc<Server>) -> Router {
+    Router::new()
+        .route("/socket/websocket", any(connect::connect))
+        .route("/realtime/v1/websocket", any(connect::connect))
+        .route("/healthcheck", get(|| async { "ok" }))
+        .route("/readyz", get(readiness))
+        .route("/metrics", get(scrape::metrics))
+        .fallback(not_found)
+        .method_not_allowed_fallback(not_found)
+        .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))
+        .layer(middleware::from_fn(identify))
+        .with_state(server)
+}
+
+/// Where the server is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Readiness {
+    /// The change stream has not run yet.
+    Starting,
+    /// Everything works.
+    Ready,
+    /// The change stream was lost; sockets, and all that needs no database, work.
+    Degraded,
+    /// Shutting down.
+    Draining,
+}
+
+async fn readiness(State(server): State<Arc<Server>>) -> impl IntoResponse {
+    match server.readiness() {
+        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
+        Readiness::Ready => (StatusCode::OK, "ready"),
+        Readiness::Degraded => (StatusCode::OK, "degraded"),
+        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
+    }
+}
+
+/// Refuses a request with a header value above the limit: 431 without a body (`protocol.md 1.5`).
+async fn limit_headers(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let longest = server.config.max_header_length;
+    match request.headers().iter().find(|(_, value)| value.len() > longest) {
+        Some((name, value)) => {
+            tracing::info!(
+                header = %name,
+                bytes = value.len(),
+                longest,
+                "request refused: header value too long; see MAX_HEADER_LENGTH"
+            );
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.into_response()
+        }
+        None => next.run(request).await,
+    }
+}
+
+/// Gives every response but a socket's an `x-request-id` (`protocol.md 10`).
+async fn identify(request: Request, next: Next) -> Response {
+    let id = request_id(request.headers());
+    let mut response = next.run(request).await;
+    if response.status() != StatusCode::SWITCHING_PROTOCOLS {
+        response.headers_mut().insert(REQUEST_ID, id);
+    }
+    response
+}
+
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let from_baggage = headers
+        .get("baggage")
+        .and_then(|value| value.to_str().ok())
+        .and_then(|baggage| {
+            let members = baggage
+                .split(',')
+                .map(|member| member.split(';').next().unwrap_or_default());
+            let mut pairs = members.filter_map(|member| member.split_once('='));
+            pairs
+                .find(|(key, _)| key.trim() == "request-id")
+                .map(|(_, value)| value.trim())
+        });
+    let printable = |id: &&str| id.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    let given = from_baggage
+        .filter(|id| (10..=200).contains(&id.len()))
+        .filter(printable)
+        .or_else(|| {
+            let id = headers.get(REQUEST_ID)?.to_str().ok()?;
+            Some(id)
+                .filter(|id| (20..=200).contains(&id.len()))
+                .filter(printable)
+        });
+    given
+        .and_then(|id| HeaderValue::from_str(id).ok())
+        .unwrap_or_else(|| {
+            let id = uuid::Uuid::new_v4().simple().to_string();
+            HeaderValue::from_str(&id).unwrap_or(HeaderValue::from_static("none"))
+        })
+}
+
+async fn not_found(headers: HeaderMap) -> Response {
+    plain_error(StatusCode::NOT_FOUND, &headers)
+}
+
+/// An error without a message of its own: its name as HTML, or as a JSON string for those who accept JSON
+/// (`protocol.md 10`).
+pub fn plain_error(status: StatusCode, headers: &HeaderMap) -> Response {
+    let name = status.canonical_reason().unwrap_or("Error");
+    let accepts_json = headers
+        .get(header::ACCEPT)
+        .and_then(|accept| accept.to_str().ok())
+        .is_some_and(|accept| accept.contains("application/json"));
+    let (kind, body) = if accepts_json {
+        ("application/json; charset=utf-8", format!("\"{name}\""))
+    } else {
+        ("text/html; charset=utf-8", name.to_owned())
+    };
+    (status, [(header::CONTENT_TYPE, kind)], Body::from(body)).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)))
+            .collect()
+    }
+
+    #[test]
+    fn a_request_keeps_the_id_it_came_with_if_it_is_one() {
+        type Case = (&'static [(&'static str, &'static str)], Option<&'static str>);
+        let cases: [Case; 6] = [
+            (
+                &[("x-request-id", "abcdefghijklmnopqrstuvwxyz")],
+                Some("abcdefghijklmnopqrstuvwxyz"),
+            ),
+            (&[("x-request-id", "short")], None),
+            (
+                &[("baggage", "a=b, request-id=0123456789;x=y")],
+                Some("0123456789"),
+            ),
+            (&[("baggage", "request-id=012345678")], None),
+            (
+                &[
+                    ("baggage", "request-id=0123456789"),
+                    ("x-request-id", "abcdefghijklmnopqrstuvwxyz"),
+                ],
+                Some("0123456789"),
+            ),
+            (&[], None),
+        ];
+        for (pairs, kept) in cases {
+            let id = request_id(&headers(pairs));
+            match kept {
+                Some(kept) => assert_eq!(id, kept),
+                None => assert_eq!(id.len(), 32, "{pairs:?} -> {id:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_error_without_a_message_is_html_or_a_json_string() {
+        let kind = |headers: &HeaderMap| {
+            plain_error(StatusCode::NOT_FOUND, headers).headers()[header::CONTENT_TYPE].clone()
+        };
+        assert_eq!(kind(&headers(&[])), "text/html; charset=utf-8");
+        assert_eq!(
+            kind(&headers(&[("accept", "application/json")])),
+            "application/json; charset=utf-8"
+        );
+    }
+}

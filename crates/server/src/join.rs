@@ -1,0 +1,375 @@
+//! One attempt to join a topic: the algorithm of `protocol.md 3.3` as a future beside the socket.
+//!
+//! The database is asked only by joins that need it: a public channel without `postgres_changes` works while
+//! Postgres is down.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::value::RawValue;
+use walcast_changes::Subscription;
+use walcast_protocol::{BindingEntry, ErrorCode, JoinPayload, Ref, TokenChoice, Version, join_response};
+
+use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
+use crate::outbox::Gate;
+use crate::serve::Server;
+use crate::shutdown::within;
+use crate::subscribe::{Unfulfilled, Wish, subscribe};
+use crate::token::{TokenError, now_s};
+
+/// What a join needs to know.
+pub struct Attempt {
+    /// The server.
+    pub server: Arc<Server>,
+    /// The socket's serializer.
+    pub version: Version,
+    /// The full topic, which begins with `realtime:`.
+    pub topic: Arc<str>,
+    /// `join_ref` of the frame.
+    pub join_ref: Ref,
+    /// The channel's reference: `join_ref`, or `ref` without one.
+    pub reference: Ref,
+    /// Payload of the frame; none if it was no JSON.
+    pub payload: Option<Box<RawValue>>,
+    /// The connection's token, for channels that bring none.
+    pub connection: Credentials,
+    /// Way of the channel's frames, closed.
+    pub gate: Arc<Gate>,
+    /// Other channels of the socket.
+    pub channels: usize,
+    /// Whether the socket counts as a connected client already.
+    pub is_user: bool,
+}
+
+/// A join that succeeded.
+pub struct Accepted {
+    /// The channel.
+    pub channel: Box<Channel>,
+    /// The `response` of the reply.
+    pub response: String,
+    /// How its subscription went, if it asked for changes.
+    pub casting: Option<Result<(), Unfulfilled>>,
+}
+
+/// A join that was refused.
+#[derive(Debug)]
+pub struct Refused {
+    /// For log and metrics.
+    pub code: &'static str,
+    /// The `reason` of the reply.
+    pub reason: String,
+    /// What to do about it.
+    pub remedy: &'static str,
+}
+
+impl Refused {
+    fn new(code: ErrorCode, text: &str, remedy: &'static str) -> Self {
+        Self {
+            code: code.as_str(),
+            reason: walcast_protocol::join_reason(code, text),
+            remedy,
+        }
+    }
+
+    fn token(error: &TokenError) -> Self {
+        Self {
+            code: error.code(),
+            reason: error.join_reason(),
+            remedy: error.remedy(),
+        }
+    }
+}
+
+/// Runs the attempt. A refusal comes after `CHANNEL_ERROR_BACKOFF_MS`.
+///
+/// # Errors
+/// The first step that failed.
+pub async fn join(attempt: Attempt) -> Result<Accepted, Refused> {
+    let backoff = attempt.server.config.join.error_backoff;
+    let topic = Arc::clone(&attempt.topic);
+    let joined = attempt.run().await;
+    if let Err(refused) = &joined {
+        tracing::warn!(
+            code = refused.code,
+            topic = &*topic,
+            cause = refused.reason,
+            remedy = refused.remedy,
+            "join refused"
+        );
+        if !backoff.is_zero() {
+            tokio::time::sleep(backoff).await;
+        }
+    }
+    joined
+}
+
+impl Attempt {
+    async fn run(self) -> Result<Accepted, Refused> {
+        self.check_limits()?;
+        let payload = self.payload()?;
+        let credentials = self.credentials(&payload)?;
+        self.check_access(&payload)?;
+
+        let entries = self.entries(&payload);
+        let response = join_response(&entries);
+        let legacy = payload.config.is_none();
+        let casting = if entries.is_empty() {
+            None
+        } else {
+            let wish = Arc::new(Wish {
+                version: self.version,
+                topic: Arc::clone(&self.topic),
+                reference: self.reference.clone(),
+                legacy,
+                entries,
+                gate: Arc::clone(&self.gate),
+            });
+            Some(self.cast(wish, &credentials, &payload).await?)
+        };
+        let (casting, outcome) = casting.unzip();
+        let lease = Lease::new(credentials.claims.expires_at_s);
+        let channel = Channel {
+            join_ref: self.join_ref,
+            reference: self.reference,
+            gate: self.gate,
+            credentials,
+            lease,
+            casting: casting.map(Box::new),
+        };
+        Ok(Accepted {
+            channel: Box::new(channel),
+            response,
+            casting: outcome,
+        })
+    }
+
+    /// Steps 0 to 6.
+    fn check_limits(&self) -> Result<(), Refused> {
+        let config = &self.server.config;
+        let sockets = &self.server.sockets;
+        if self.sub_topic().is_empty() {
+            return Err(Refused::new(
+                ErrorCode::TopicNameRequired,
+                "You must provide a topic name",
+                "name the channel",
+            ));
+        }
+        if sockets.is_draining() {
+            return Err(Refused::new(
+                ErrorCode::RealtimeRestarting,
+                "Realtime is restarting, please standby",
+                "the client joins again by itself",
+            ));
+        }
+        if !self.is_user
+            && config
+                .max_concurrent_users
+                .is_some_and(|limit| sockets.users() >= limit)
+        {
+            return Err(Refused::new(
+                ErrorCode::ConnectionRateLimitReached,
+                "Too many connected users",
+                "raise TENANT_MAX_CONCURRENT_USERS",
+            ));
+        }
+        if config
+            .socket
+            .max_channels
+            .is_some_and(|limit| self.channels >= limit)
+        {
+            return Err(Refused::new(
+                ErrorCode::ChannelRateLimitReached,
+                "Too many channels",
+                "leave channels that are not used, or raise TENANT_MAX_CHANNELS_PER_CLIENT",
+            ));
+        }
+        Ok(())
+    }
+
+    fn payload(&self) -> Result<JoinPayload, Refused> {
+        let refused = |reason: String| Refused {
+            code: ErrorCode::UnknownErrorOnChannel.as_str(),
+            reason,
+            remedy: "send the payload a realtime client sends",
+        };
+        let Some(raw) = &self.payload else {
+            return Err(refused(
+                "UnknownErrorOnChannel: the join's payload is not JSON".to_owned(),
+            ));
+        };
+        let payload = JoinPayload::parse(raw).map_err(|error| refused(error.to_string()))?;
+        if !payload.problems.is_empty() {
+            tracing::info!(
+                code = ErrorCode::InvalidJoinPayload.as_str(),
+                topic = &*self.topic,
+                problems = ?payload.problems,
+                "fields of a join are not valid and take their defaults"
+            );
+        }
+        Ok(payload)
+    }
+
+    /// Step 7: the channel's token, verified now.
+    fn credentials(&self, payload: &JoinPayload) -> Result<Credentials, Refused> {
+        let choice = payload.channel_token();
+        let token = match &choice {
+            TokenChoice::Connection => &*self.connection.token,
+            TokenChoice::Token(token) => token,
+        };
+        // Verified even if it is the connection's: that may have expired since.
+        let claims = self
+            .server
+            .config
+            .verifier
+            .verify(token)
+            .map_err(|error| Refused::token(&error))?;
+        if claims.expires_at_s <= now_s() {
+            return Err(Refused::token(&TokenError::ExpirationInvalid));
+        }
+        if *token == *self.connection.token {
+            return Ok(self.connection.clone());
+        }
+        Ok(Credentials {
+            token: Arc::from(token),
+            claims: Arc::new(claims),
+        })
+    }
+
+    /// Steps 9 to 11, as far as they go without policies.
+    fn check_access(&self, payload: &JoinPayload) -> Result<(), Refused> {
+        let Some(config) = &payload.config else {
+            return Ok(());
+        };
+        if config.private {
+            // Policies are not evaluated yet, and a private channel must never become a public one.
+            return Err(Refused::new(
+                ErrorCode::Unauthorized,
+                &format!(
+                    "You do not have permissions to read from this Channel topic: {}",
+                    self.sub_topic()
+                ),
+                "private channels are not supported by this version; join with private: false",
+            ));
+        }
+        if config.broadcast.replay.is_some() {
+            return Err(Refused::new(
+                ErrorCode::UnableToReplayMessages,
+                "Replay is not allowed for public channels",
+                "leave `replay` out",
+            ));
+        }
+        Ok(())
+    }
+
+    fn entries(&self, payload: &JoinPayload) -> Vec<BindingEntry> {
+        match &payload.config {
+            Some(config) => config.postgres_changes.clone(),
+            None => vec![BindingEntry::legacy(self.sub_topic())],
+        }
+    }
+
+    /// Step 8, and what makes a join ready: the subscription.
+    async fn cast(
+        &self,
+        wish: Arc<Wish>,
+        credentials: &Credentials,
+        payload: &JoinPayload,
+    ) -> Result<(Casting, Result<(), Unfulfilled>), Refused> {
+        let config = &self.server.config.join;
+        let options = payload
+            .config
+            .as_ref()
+            .map(|config| config.postgres_changes_options)
+            .unwrap_or_default();
+        let limit = if options.wait {
+            wait_limit(options.timeout_ms, config.max_wait)
+        } else {
+            config.timeout
+        };
+        let subscribed = if options.wait {
+            self.subscribe_in_time(&wish, credentials, limit).await
+        } else {
+            subscribe(&self.server, &wish, &credentials.claims, limit).await
+        };
+        let casting = |state, last_error| Casting {
+            wish,
+            state,
+            last_error,
+        };
+        match subscribed {
+            Ok(subscription) => {
+                let state = CastingState::Active {
+                    subscription,
+                    reauthorizing: false,
+                };
+                Ok((casting(state, None), Ok(())))
+            }
+            Err(Unfulfilled::NotReady | Unfulfilled::ForNow(_)) if options.wait => Err(not_in_time(limit)),
+            Err(Unfulfilled::NotReady) => Err(Refused::new(
+                ErrorCode::UnableToConnectToProject,
+                "Realtime was unable to connect to the project database",
+                "look for the cause in the server's log; GET /readyz tells when it is over",
+            )),
+            Err(Unfulfilled::ForGood(text)) if options.wait => Err(Refused {
+                code: ErrorCode::RealtimeDisabledForConfiguration.as_str(),
+                reason: format!("{}: {text}", ErrorCode::RealtimeDisabledForConfiguration.as_str()),
+                remedy: "correct the entries of postgres_changes, or publish the table",
+            }),
+            Err(error @ Unfulfilled::ForGood(_)) => {
+                let message = error.message().to_owned();
+                Ok((casting(CastingState::Refused, Some(message)), Err(error)))
+            }
+            Err(error @ Unfulfilled::ForNow(_)) => {
+                let message = error.message().to_owned();
+                Ok((casting(CastingState::Trying, Some(message)), Err(error)))
+            }
+        }
+    }
+
+    /// Tries again while there is time and hope.
+    async fn subscribe_in_time(
+        &self,
+        wish: &Wish,
+        credentials: &Credentials,
+        limit: Duration,
+    ) -> Result<Arc<Subscription>, Unfulfilled> {
+        const PAUSE: Duration = Duration::from_millis(500);
+        let attempts = async {
+            loop {
+                match subscribe(&self.server, wish, &credentials.claims, limit).await {
+                    Err(Unfulfilled::ForNow(_)) => tokio::time::sleep(PAUSE).await,
+                    other => return other,
+                }
+            }
+        };
+        within(limit, attempts)
+            .await
+            .unwrap_or(Err(Unfulfilled::NotReady))
+    }
+
+    fn sub_topic(&self) -> &str {
+        sub_topic(&self.topic)
+    }
+}
+
+/// Everything after the first `realtime:`.
+pub fn sub_topic(topic: &str) -> &str {
+    topic.strip_prefix("realtime:").unwrap_or(topic)
+}
+
+fn wait_limit(wanted_ms: Option<u64>, ceiling: Duration) -> Duration {
+    const DEFAULT_WAIT: Duration = Duration::from_secs(15);
+    wanted_ms.map_or(DEFAULT_WAIT, Duration::from_millis).min(ceiling)
+}
+
+/// The client asked to wait, and that was not long enough (`protocol.md 15.1`).
+fn not_in_time(limit: Duration) -> Refused {
+    Refused {
+        code: "PostgresChangesSubscribeTimeout",
+        reason: format!(
+            "PostgresChangesSubscribeTimeout: the subscription was not active within {} ms",
+            limit.as_millis()
+        ),
+        remedy: "look for the cause in the server's log; the client joins again by itself",
+    }
+}

@@ -1,0 +1,37 @@
+//! Walcast, the server: sockets, channels, tokens, HTTP, configuration, start and stop.
+//!
+//! A socket is one task ([`socket`]) that owns its channels as plain structs; joins and other slow work run as
+//! futures beside it, so that none holds up a heartbeat or another topic. Who gets a change is decided in
+//! `walcast-changes`; what a frame looks like in `walcast-protocol`; this crate never looks into a row.
+//!
+//! ```text
+//! accept -> http -> connect (checks, upgrade) -> socket: wire -> route -> channel, join, token
+//!                                                socket: wire <- outbox <- gate <- changes
+//! ```
+//!
+//! It is a library so that tests run the real server in their own process: [`serve::run`].
+
+pub mod accept;
+mod casting;
+pub mod channel;
+pub mod config;
+pub mod connect;
+pub mod environment;
+pub mod http;
+pub mod join;
+pub mod logging;
+pub mod metrics;
+pub mod migrate;
+pub mod mint;
+pub mod open_files;
+pub mod options;
+pub mod outbox;
+mod route;
+pub mod scrape;
+pub mod serve;
+pub mod shutdown;
+pub mod socket;
+pub mod sockets;
+pub mod subscribe;
+pub mod token;
+pub mod wire;

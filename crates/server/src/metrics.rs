@@ -1,0 +1,175 @@
+//! The figures `/metrics` shows, as handles that are looked up once.
+//!
+//! What other parts count themselves (the replication stream in its `Stats`) is copied in when somebody asks.
+
+use std::sync::OnceLock;
+use std::sync::atomic::Ordering;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+
+/// Why figures cannot be collected.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another part of this process has installed a metrics recorder of its own; embed only one of the two"
+)]
+pub struct RecorderTaken;
+
+/// The process-wide recorder; the first call installs it.
+///
+/// # Errors
+/// Somebody else installed one.
+pub fn recorder() -> Result<&'static PrometheusHandle, RecorderTaken> {
+    static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
+    let installed = RECORDER.get_or_init(|| {
+        let handle = PrometheusBuilder::new().install_recorder().ok()?;
+        describe();
+        let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        gauge!("process_start_time_seconds").set(started.as_secs_f64());
+        Some(handle)
+    });
+    installed.as_ref().ok_or(RecorderTaken)
+}
+
+/// Handles for what sockets and channels count.
+#[derive(Clone)]
+pub struct Metrics {
+    /// Open sockets.
+    pub sockets: Gauge,
+    /// Joined channels.
+    pub channels: Gauge,
+    /// Joins answered `ok`.
+    pub joins_ok: Counter,
+    /// Frames read, control frames excepted.
+    pub frames_received: Counter,
+    /// Bytes read from sockets.
+    pub bytes_received: Counter,
+    /// Frames put on the wire, control frames excepted.
+    pub frames_sent: Counter,
+    /// Bytes written to sockets.
+    pub bytes_sent: Counter,
+    /// Sockets closed because their reader was too slow.
+    pub slow_readers: Counter,
+}
+
+impl Metrics {
+    /// Looks the handles up; after [`recorder`], or they count nothing.
+    pub fn new() -> Self {
+        Self {
+            sockets: gauge!("walcast_sockets"),
+            channels: gauge!("walcast_channels"),
+            joins_ok: counter!("walcast_joins_total", "code" => "ok"),
+            frames_received: counter!("walcast_frames_received_total"),
+            bytes_received: counter!("walcast_socket_received_bytes_total"),
+            frames_sent: counter!("walcast_frames_sent_total"),
+            bytes_sent: counter!("walcast_socket_sent_bytes_total"),
+            slow_readers: counter!("walcast_slow_reader_closes_total"),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Counts a refused join under its code.
+pub fn join_refused(code: &'static str) {
+    counter!("walcast_joins_total", "code" => code).increment(1);
+}
+
+/// Counts a refused connect under its code.
+pub fn connect_refused(code: &'static str) {
+    counter!("walcast_connects_refused_total", "code" => code).increment(1);
+}
+
+/// Counts a frame that was dropped (`protocol.md 8.7`).
+pub fn bad_frame(code: &'static str) {
+    counter!("walcast_bad_frames_total", "code" => code).increment(1);
+}
+
+/// Counts a push on a joined channel that nothing handles; `event` is one of a fixed set.
+pub fn ignored_push(event: &'static str) {
+    counter!("walcast_ignored_pushes_total", "event" => event).increment(1);
+}
+
+/// Counts a socket that ended, by its close code; 0 when the network ended it.
+pub fn socket_closed(code: u16) {
+    counter!("walcast_sockets_closed_total", "code" => code.to_string()).increment(1);
+}
+
+/// Copies the figures of the replication stream into the recorder.
+pub fn observe_replication(stats: &walcast_replication::Stats) {
+    counter!("walcast_changes_decoded_total").absolute(stats.changes_decoded.load(Ordering::Relaxed));
+    counter!("walcast_changes_skipped_total").absolute(stats.changes_skipped.load(Ordering::Relaxed));
+    counter!("walcast_replication_received_bytes_total").absolute(stats.bytes_read.load(Ordering::Relaxed));
+    counter!("walcast_replication_reconnects_total").absolute(stats.reconnects.load(Ordering::Relaxed));
+    // A gauge is a double by the exporter's definition; exact up to 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    {
+        gauge!("walcast_wal_lag_bytes").set(stats.lag_bytes() as f64);
+        gauge!("walcast_replication_queue_changes").set(stats.queue_changes.load(Ordering::Relaxed) as f64);
+        gauge!("walcast_replication_queue_bytes").set(stats.queue_bytes.load(Ordering::Relaxed) as f64);
+    }
+}
+
+fn describe() {
+    describe_gauge!(
+        "process_start_time_seconds",
+        "Start of the process, in seconds since the Unix epoch"
+    );
+    describe_gauge!("walcast_sockets", "Open sockets");
+    describe_gauge!("walcast_channels", "Joined channels");
+    describe_counter!(
+        "walcast_joins_total",
+        "Joins answered, by code; ok for those that succeeded"
+    );
+    describe_counter!("walcast_connects_refused_total", "Connects refused, by code");
+    describe_counter!("walcast_frames_received_total", "WebSocket messages read");
+    describe_counter!("walcast_socket_received_bytes_total", "Bytes read from sockets");
+    describe_counter!("walcast_frames_sent_total", "WebSocket messages written");
+    describe_counter!("walcast_socket_sent_bytes_total", "Bytes written to sockets");
+    describe_counter!(
+        "walcast_bad_frames_total",
+        "Messages dropped as malformed, by code"
+    );
+    describe_counter!(
+        "walcast_ignored_pushes_total",
+        "Pushes on joined channels that nothing handles, by event"
+    );
+    describe_counter!(
+        "walcast_slow_reader_closes_total",
+        "Sockets closed because their reader was too slow"
+    );
+    describe_counter!(
+        "walcast_sockets_closed_total",
+        "Sockets ended, by close code; 0 for a broken connection"
+    );
+    describe_counter!(
+        "walcast_changes_decoded_total",
+        "Row changes decoded from the WAL"
+    );
+    describe_counter!(
+        "walcast_changes_skipped_total",
+        "Row changes of tables nobody subscribes to"
+    );
+    describe_counter!(
+        "walcast_replication_received_bytes_total",
+        "Bytes read from the replication stream"
+    );
+    describe_counter!(
+        "walcast_replication_reconnects_total",
+        "Times the replication stream was lost"
+    );
+    describe_gauge!("walcast_wal_lag_bytes", "WAL written but not yet decoded");
+    describe_gauge!(
+        "walcast_replication_queue_changes",
+        "Decoded changes that wait to be matched"
+    );
+    describe_gauge!(
+        "walcast_replication_queue_bytes",
+        "Bytes of decoded changes that wait to be matched"
+    );
+}

@@ -1,0 +1,22 @@
+//! Every socket is an open file, so the process takes as many as it may have.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+/// Raises the soft limit on open files to the hard limit, and says what it is now.
+pub fn raise_limit() {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    match setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        Ok(()) => tracing::info!(limit = maximum, "open files, and with them sockets, are limited"),
+        Err(error) => tracing::warn!(
+            limit = current,
+            %error,
+            "the soft limit on open files could not be raised; see `ulimit -n`"
+        ),
+    }
+}

@@ -1,0 +1,275 @@
+//! What the command line and the environment may say, as raw text.
+//!
+//! Everything is text here and is judged in `config`, so that an empty variable (compose files pass `NAME=` for
+//! "not set") counts as absent and a wrong value is refused in one sentence that names its variable.
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// The command line of `walcast`.
+#[derive(Parser)]
+#[command(
+    name = "walcast",
+    version,
+    about = "Realtime server for Postgres: casts the WAL to supabase.channel(...)",
+    args_conflicts_with_subcommands = true,
+    args_override_self = true
+)]
+pub struct Cli {
+    /// What to do; `serve` when absent.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+    /// The settings of `serve`, so that the bare `walcast` takes them too.
+    #[command(flatten)]
+    pub options: Options,
+}
+
+/// The subcommands. `dev` is added by its own module.
+#[derive(Subcommand)]
+pub enum Command {
+    /// Serve sockets (the default)
+    Serve(Box<Options>),
+    /// Bring the database to the version this binary needs, then exit
+    Migrate(Box<Options>),
+    /// Print a signed API key
+    Token(Box<crate::mint::TokenOptions>),
+}
+
+/// Settings of the server. Field by field: a flag, and the environment variable that does the same.
+#[derive(Args, Clone, Default)]
+pub struct Options {
+    /// Port to listen on [default: 4000]
+    #[arg(long, env = "PORT", hide_env_values = true, value_name = "PORT")]
+    pub port: Option<String>,
+    /// Address to listen on [default: every IPv6 and IPv4 address]
+    #[arg(long, env = "WALCAST_HOST", hide_env_values = true, value_name = "ADDRESS")]
+    pub host: Option<String>,
+
+    /// Postgres as one URL; wins over the DB_* settings
+    #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    pub database_url: Option<String>,
+    /// Postgres host or socket directory [default: localhost]
+    #[arg(long, env = "DB_HOST", hide_env_values = true, value_name = "HOST")]
+    pub db_host: Option<String>,
+    /// Postgres port [default: 5432]
+    #[arg(long, env = "DB_PORT", hide_env_values = true, value_name = "PORT")]
+    pub db_port: Option<String>,
+    /// Postgres role; needs REPLICATION [default: postgres]
+    #[arg(long, env = "DB_USER", hide_env_values = true, value_name = "ROLE")]
+    pub db_user: Option<String>,
+    /// Its password
+    #[arg(long, env = "DB_PASSWORD", hide_env_values = true, value_name = "PASSWORD")]
+    pub db_password: Option<String>,
+    /// Database [default: postgres]
+    #[arg(long, env = "DB_NAME", hide_env_values = true, value_name = "NAME")]
+    pub db_name: Option<String>,
+    /// TLS to Postgres: true, false, or an sslmode [default: prefer]
+    #[arg(long, env = "DB_SSL", hide_env_values = true, value_name = "MODE")]
+    pub db_ssl: Option<String>,
+    /// Connections for queries, beside the one for replication [default: 4]
+    #[arg(long, env = "WALCAST_POOL_SIZE", hide_env_values = true, value_name = "COUNT")]
+    pub pool_size: Option<String>,
+    /// Publication whose tables are cast [default: supabase_realtime]
+    #[arg(
+        long,
+        env = "WALCAST_PUBLICATION",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub publication: Option<String>,
+    /// Create the publication, empty, when it is missing [default: true]
+    #[arg(
+        long,
+        env = "WALCAST_CREATE_PUBLICATION",
+        hide_env_values = true,
+        value_name = "BOOL"
+    )]
+    pub create_publication: Option<String>,
+    /// Larger changes are sent without their large values [default: 1048576]
+    #[arg(
+        long,
+        env = "WALCAST_MAX_RECORD_BYTES",
+        hide_env_values = true,
+        value_name = "BYTES"
+    )]
+    pub max_record_bytes: Option<String>,
+    /// A row visibility check that takes longer counts as "not visible" [default: 5000]
+    #[arg(
+        long,
+        env = "WALCAST_VISIBILITY_TIMEOUT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub visibility_timeout_ms: Option<String>,
+
+    /// The project's JWT secret, which signs its API keys and user tokens
+    #[arg(long, env = "API_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
+    pub api_jwt_secret: Option<String>,
+    /// When set, /metrics requires a JWT signed with it
+    #[arg(
+        long,
+        env = "METRICS_JWT_SECRET",
+        hide_env_values = true,
+        value_name = "SECRET"
+    )]
+    pub metrics_jwt_secret: Option<String>,
+    /// Comma-separated tokens that /metrics refuses
+    #[arg(
+        long,
+        env = "METRICS_TOKEN_BLOCKLIST",
+        hide_env_values = true,
+        value_name = "TOKENS"
+    )]
+    pub metrics_token_blocklist: Option<String>,
+    /// JSON object of claims that tokens which have them must match
+    #[arg(
+        long,
+        env = "JWT_CLAIM_VALIDATORS",
+        hide_env_values = true,
+        value_name = "JSON"
+    )]
+    pub jwt_claim_validators: Option<String>,
+
+    /// Delay before a refused connect is answered [default: 2000]
+    #[arg(
+        long,
+        env = "CONNECT_ERROR_BACKOFF_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub connect_error_backoff_ms: Option<String>,
+    /// Delay before a failed join is answered; holds up nothing else [default: 0]
+    #[arg(
+        long,
+        env = "CHANNEL_ERROR_BACKOFF_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub channel_error_backoff_ms: Option<String>,
+    /// A socket that left its last channel is closed after this long [default: 600000]
+    #[arg(
+        long,
+        env = "NO_CHANNEL_TIMEOUT_IN_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub no_channel_timeout_ms: Option<String>,
+    /// Longest HTTP header value [default: 4096]
+    #[arg(long, env = "MAX_HEADER_LENGTH", hide_env_values = true, value_name = "BYTES")]
+    pub max_header_length: Option<String>,
+    /// Sockets with a joined channel, at most [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_CONCURRENT_USERS",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_concurrent_users: Option<String>,
+    /// Channels on one socket, at most [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_CHANNELS_PER_CLIENT",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_channels_per_client: Option<String>,
+
+    /// A socket that sends nothing for this long, not even pongs, is closed [default: 60000]
+    #[arg(
+        long,
+        env = "WALCAST_IDLE_TIMEOUT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub idle_timeout_ms: Option<String>,
+    /// Frames that may wait for one socket before it is closed as a slow reader [default: 10000]
+    #[arg(
+        long,
+        env = "WALCAST_QUEUE_FRAMES",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub queue_frames: Option<String>,
+    /// Bytes that may wait for one socket before it is closed as a slow reader [default: 16777216]
+    #[arg(
+        long,
+        env = "WALCAST_QUEUE_BYTES",
+        hide_env_values = true,
+        value_name = "BYTES"
+    )]
+    pub queue_bytes: Option<String>,
+    /// A socket whose peer takes no byte for this long while some wait is closed [default: 20000]
+    #[arg(
+        long,
+        env = "WALCAST_WRITE_TIMEOUT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub write_timeout_ms: Option<String>,
+    /// A join that is not ready by then is refused [default: 8000]
+    #[arg(
+        long,
+        env = "WALCAST_JOIN_TIMEOUT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub join_timeout_ms: Option<String>,
+    /// Ceiling of the time a client may ask a join to wait for its changes [default: 20000]
+    #[arg(
+        long,
+        env = "WALCAST_MAX_JOIN_WAIT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub max_join_wait_ms: Option<String>,
+    /// On shutdown, sockets are closed spread over this long [default: 500]
+    #[arg(
+        long,
+        env = "WALCAST_DRAIN_SPREAD_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub drain_spread_ms: Option<String>,
+    /// On shutdown, wait this long for closing handshakes and the replication slot [default: 10000]
+    #[arg(
+        long,
+        env = "WALCAST_DRAIN_TIMEOUT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub drain_timeout_ms: Option<String>,
+
+    /// What to log: a level, or tracing directives [default: info]
+    #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
+    pub log_level: Option<String>,
+    /// How to log: text or json [default: text]
+    #[arg(
+        long,
+        env = "WALCAST_LOG_FORMAT",
+        hide_env_values = true,
+        value_name = "FORMAT"
+    )]
+    pub log_format: Option<String>,
+}
+
+impl Options {
+    /// The options an environment with exactly these variables gives; what has no flag is ignored, as `serve` does.
+    ///
+    /// # Errors
+    /// None of its own: clap refuses nothing that is text.
+    pub fn from_environment<'a>(
+        variables: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, clap::Error> {
+        let command = Cli::command().mut_args(|argument| argument.env(None::<&str>));
+        let flags = Cli::command();
+        let mut line = vec!["walcast".to_owned()];
+        for (name, value) in variables {
+            let flag = flags
+                .get_arguments()
+                .find(|argument| argument.get_env().is_some_and(|env| env == name))
+                .and_then(clap::Arg::get_long);
+            line.extend(flag.map(|flag| format!("--{flag}={value}")));
+        }
+        let matches = command.try_get_matches_from(line)?;
+        <Self as clap::FromArgMatches>::from_arg_matches(&matches)
+    }
+}

@@ -1,0 +1,209 @@
+//! The server as a whole: what every part shares, and its life from start to an end without a trace.
+
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::ConnectOptions;
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use walcast_changes::{Changes, Status};
+
+use crate::config::Config;
+use crate::http::{self, Readiness};
+use crate::metrics::{self, Metrics, RecorderTaken};
+use crate::shutdown::{drain, within};
+use crate::sockets::Sockets;
+use crate::{accept, migrate};
+
+/// Name under which Postgres shows the connections.
+const APPLICATION_NAME: &str = "walcast";
+
+/// A query waits this long for a connection of the pool.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Pause between attempts to prepare the database: doubles from the first to the last.
+const PREPARE_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The URL names something the query driver does not know.
+    #[error("the database URL cannot be used: {0}; check DATABASE_URL or the DB_* settings")]
+    DatabaseUrl(#[source] sqlx::Error),
+    /// The URL names something the replication driver does not know.
+    #[error("the database URL cannot be used for replication: {0}; check DATABASE_URL or the DB_* settings")]
+    ReplicationUrl(String),
+    /// No figures.
+    #[error(transparent)]
+    Recorder(#[from] RecorderTaken),
+}
+
+/// What all parts of a running server share.
+pub struct Server {
+    /// The settings.
+    pub config: Config,
+    /// The open sockets.
+    pub sockets: Arc<Sockets>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// Renders the counters.
+    pub recorder: &'static PrometheusHandle,
+    changes: watch::Sender<Option<Changes>>,
+}
+
+impl Server {
+    /// The change stream, once the database is prepared.
+    pub fn changes(&self) -> Option<Changes> {
+        self.changes.borrow().clone()
+    }
+
+    /// The change stream; waits while the database is being prepared.
+    pub async fn prepared_changes(&self) -> Changes {
+        let mut changes = self.changes.subscribe();
+        loop {
+            if let Some(changes) = changes.borrow_and_update().clone() {
+                return changes;
+            }
+            if changes.changed().await.is_err() {
+                // The sender lives as long as `self`.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Where the server is in its life.
+    pub fn readiness(&self) -> Readiness {
+        if self.sockets.is_draining() {
+            return Readiness::Draining;
+        }
+        let status = self.changes().map(|changes| *changes.status().borrow());
+        match status {
+            None | Some(Status::Starting) => Readiness::Starting,
+            Some(Status::Streaming) => Readiness::Ready,
+            Some(Status::Lost) => Readiness::Degraded,
+        }
+    }
+}
+
+/// Serves until the token is cancelled; returns when sockets are closed and the replication slot is gone.
+///
+/// The listener is open before the database is reached: sockets and heartbeats need none, and joins say what is
+/// missing.
+///
+/// # Errors
+/// Settings that no attempt could cure. A database that is down is none: it is tried again.
+pub async fn run(
+    listener: TcpListener,
+    config: Config,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
+    let url = config.database.url.clone();
+    let replication = walcast_replication::Config::from_url(url.expose())
+        .map_err(|error| ServeError::ReplicationUrl(error.to_string()))?;
+    let pool = pool(&config)?;
+    let recorder = metrics::recorder()?;
+    let server = Arc::new(Server {
+        config,
+        sockets: Arc::default(),
+        metrics: Metrics::new(),
+        recorder,
+        changes: watch::Sender::new(None),
+    });
+    if let Ok(address) = listener.local_addr() {
+        tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "walcast listens");
+    }
+
+    let stop_changes = CancellationToken::new();
+    let prepare = start_changes(
+        Arc::clone(&server),
+        replication,
+        pool.clone(),
+        stop_changes.clone(),
+    );
+    let mut prepare = std::pin::pin!(prepare);
+    let mut accept = std::pin::pin!(accept::serve(
+        listener,
+        http::router(Arc::clone(&server)),
+        shutdown
+    ));
+    let mut prepared = false;
+    loop {
+        tokio::select! {
+            () = accept.as_mut() => break,
+            () = prepare.as_mut(), if !prepared => prepared = true,
+        }
+    }
+
+    let limit = server.config.drain.timeout;
+    drain(&server.sockets, &server.config.drain).await;
+    stop_changes.cancel();
+    if let Some(changes) = server.changes()
+        && within(limit, changes.stopped()).await.is_none()
+    {
+        tracing::warn!(
+            "the replication stream did not end in time; its temporary slot goes with its connection"
+        );
+    }
+    if within(limit, pool.close()).await.is_none() {
+        tracing::warn!("queries did not end in time and are dropped");
+    }
+    tracing::info!("walcast has stopped");
+    Ok(())
+}
+
+fn pool(config: &Config) -> Result<PgPool, ServeError> {
+    let options = PgConnectOptions::from_str(config.database.url.expose())
+        .map_err(ServeError::DatabaseUrl)?
+        .application_name(APPLICATION_NAME)
+        .log_statements(log::LevelFilter::Trace);
+    Ok(PgPoolOptions::new()
+        .min_connections(0)
+        .max_connections(config.database.pool_size)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_lazy_with(options))
+}
+
+/// Prepares the database, however long that takes, and then starts the change stream.
+async fn start_changes(
+    server: Arc<Server>,
+    replication: walcast_replication::Config,
+    pool: PgPool,
+    stop: CancellationToken,
+) {
+    let (mut pause, longest_pause) = PREPARE_RETRY;
+    let mut said = String::new();
+    while let Err(error) = migrate::migrate_at(server.config.database.url.expose()).await {
+        let message = error.to_string();
+        // Once a cause, not once an attempt.
+        if message != said {
+            tracing::error!(
+                code = "UnableToConnectToProject",
+                cause = message,
+                "no changes yet; trying again"
+            );
+            said = message;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(longest_pause);
+    }
+    let settings = &server.config.changes;
+    let options = walcast_changes::Options {
+        publication: settings.publication.clone(),
+        create_publication: settings.create_publication,
+        max_record_bytes: settings.max_record_bytes,
+        visibility_timeout_ms: settings.visibility_timeout_ms,
+        ..walcast_changes::Options::default()
+    };
+    let connections = server.config.database.pool_size;
+    tracing::info!(
+        connections,
+        "the database is prepared; at most this many connections and one for replication"
+    );
+    server
+        .changes
+        .send_replace(Some(Changes::start(replication, pool, options, stop)));
+}

@@ -1,0 +1,354 @@
+//! One socket: a task that reads, routes, joins, writes and watches the clock, all in one place and without locks.
+//!
+//! Whatever takes time (joins, subscriptions, changes of claims) runs as a future in `work`, so that the task goes
+//! on reading and writing meanwhile. Frames of others come through the [`Outbox`].
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::Sleep;
+use walcast_protocol::{ErrorCode, Version, decode_binary, decode_text};
+
+use crate::channel::Credentials;
+use crate::metrics;
+use crate::outbox::{Bounds, End, Outbox, Taken, close_code};
+use crate::route::{Done, Slot};
+use crate::serve::Server;
+use crate::shutdown::within;
+use crate::sockets::Registration;
+use crate::wire::{Incoming, Wire, WireError};
+
+/// A socket that ends gets this long for its last frames and the closing handshake.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+const IDLE: End = End::new(close_code::NORMAL, "idle: nothing received, not even a pong");
+const NO_CHANNELS: End = End::new(close_code::NORMAL, "no channel joined for too long");
+
+/// Runs a socket to its end.
+pub async fn run(server: Arc<Server>, wire: Wire, version: Version, credentials: Credentials) {
+    let bounds = Bounds {
+        frames: server.config.socket.queue_frames,
+        bytes: server.config.socket.queue_bytes,
+    };
+    let outbox = Outbox::new(bounds);
+    let registration = server.sockets.register(&outbox);
+    server.metrics.sockets.increment(1.0);
+    let mut socket = Socket::new(server, wire, version, credentials, outbox, registration);
+    tracing::debug!(socket = socket.registration.number(), "socket opened");
+    let ended = socket.live().await;
+    socket.finish(ended).await;
+}
+
+/// The state of a socket's task.
+pub struct Socket {
+    pub(crate) server: Arc<Server>,
+    pub(crate) version: Version,
+    /// The token of the connect request.
+    pub(crate) credentials: Credentials,
+    pub(crate) outbox: Arc<Outbox>,
+    pub(crate) registration: Registration,
+    /// Topics that are joined or being joined.
+    pub(crate) topics: HashMap<Arc<str>, Slot>,
+    /// Joins and other slow work under way.
+    pub(crate) work: FuturesUnordered<BoxFuture<'static, Done>>,
+    /// Number of the last join of this socket; tells a result that comes late from one that counts.
+    pub(crate) last_generation: u64,
+    /// Whether a topic that is being joined has as many frames waiting as it may: reading pauses.
+    pub(crate) backlogged: bool,
+    /// When the last channel was left.
+    pub(crate) without_channel_since: Option<Instant>,
+    wire: Wire,
+    /// `Wire::read_bytes` at the last look.
+    seen_bytes: u64,
+    last_seen: Instant,
+    /// Whether a ping was sent since then.
+    pinged: bool,
+    /// Since when the peer takes no byte though some wait.
+    stuck_since: Option<Instant>,
+    /// One timer for everything; it may fire early, never late.
+    timer: Pin<Box<Sleep>>,
+}
+
+/// What the task was woken for.
+enum Event {
+    Incoming(Incoming),
+    Done(Done),
+    Timer,
+    Ended(Ended),
+}
+
+/// Why a socket ends.
+enum Ended {
+    /// The peer left.
+    ByPeer,
+    /// The connection broke.
+    Broken,
+    /// The peer takes nothing, so it would not take a close frame either.
+    Stuck,
+    /// We end it.
+    ByUs(End),
+}
+
+impl Socket {
+    fn new(
+        server: Arc<Server>,
+        wire: Wire,
+        version: Version,
+        credentials: Credentials,
+        outbox: Arc<Outbox>,
+        registration: Registration,
+    ) -> Self {
+        let now = Instant::now();
+        let first_look = now + server.config.socket.idle_timeout / 2;
+        Self {
+            server,
+            version,
+            credentials,
+            outbox,
+            registration,
+            topics: HashMap::new(),
+            work: FuturesUnordered::new(),
+            last_generation: 0,
+            backlogged: false,
+            without_channel_since: None,
+            wire,
+            seen_bytes: 0,
+            last_seen: now,
+            pinged: false,
+            stuck_since: None,
+            timer: Box::pin(tokio::time::sleep_until(first_look.into())),
+        }
+    }
+
+    async fn live(&mut self) -> Ended {
+        loop {
+            match poll_fn(|context| self.poll_event(context)).await {
+                Event::Incoming(incoming) => self.receive(incoming),
+                Event::Done(done) => self.on_done(done),
+                Event::Timer => {
+                    if let Some(ended) = self.on_timer() {
+                        return ended;
+                    }
+                }
+                Event::Ended(ended) => return ended,
+            }
+            // A client that never stops sending shares its thread with others.
+            tokio::task::consume_budget().await;
+        }
+    }
+
+    fn poll_event(&mut self, context: &mut Context<'_>) -> Poll<Event> {
+        if let Poll::Ready(ended) = self.poll_write(context) {
+            return Poll::Ready(Event::Ended(ended));
+        }
+        if !self.work.is_empty()
+            && let Poll::Ready(Some(done)) = self.work.poll_next_unpin(context)
+        {
+            return Poll::Ready(Event::Done(done));
+        }
+        if !self.backlogged {
+            let read = self.wire.poll_read(context);
+            self.note_life();
+            match read {
+                Poll::Ready(Ok(incoming)) => return Poll::Ready(Event::Incoming(incoming)),
+                Poll::Ready(Err(error)) => return Poll::Ready(Event::Ended(self.sort(error))),
+                // What reading caused to be written (pongs, the reply to a close) goes out now.
+                Poll::Pending => {
+                    if self.stuck_since.is_none()
+                        && let Poll::Ready(ended) = self.poll_write(context)
+                    {
+                        return Poll::Ready(Event::Ended(ended));
+                    }
+                }
+            }
+        }
+        self.timer.as_mut().poll(context).map(|()| Event::Timer)
+    }
+
+    /// Writes all there is, or until the peer takes no more; ready only when the socket ends.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Ended> {
+        loop {
+            if self.wire.is_writing() {
+                match self.wire.poll_write(context) {
+                    Poll::Ready(Ok(bytes)) => {
+                        self.server.metrics.bytes_sent.increment(bytes as u64);
+                        self.stuck_since = None;
+                    }
+                    Poll::Ready(Err(error)) => return Poll::Ready(self.sort(WireError::Io(error))),
+                    Poll::Pending => {
+                        if self.stuck_since.is_none() {
+                            self.stuck_since = Some(Instant::now());
+                            self.wake_by(Instant::now() + self.server.config.socket.write_timeout);
+                        }
+                        // A queue that overflows behind a stuck peer ends the socket now.
+                        return self.outbox.poll_end(context).map(Ended::ByUs);
+                    }
+                }
+                continue;
+            }
+            let mut frames = 0;
+            let wire = &mut self.wire;
+            match self.outbox.poll_take(context, |frame| {
+                frames += 1;
+                wire.enqueue(&frame);
+            }) {
+                Poll::Ready(Taken::Frames) => self.server.metrics.frames_sent.increment(frames),
+                Poll::Ready(Taken::End(end)) => return Poll::Ready(Ended::ByUs(end)),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
+    fn sort(&self, error: WireError) -> Ended {
+        match error {
+            WireError::Closed => Ended::ByPeer,
+            WireError::Refused(end) => Ended::ByUs(end),
+            WireError::Io(error) => {
+                tracing::debug!(socket = self.registration.number(), %error, "connection broke");
+                Ended::Broken
+            }
+        }
+    }
+
+    fn note_life(&mut self) {
+        let read_bytes = self.wire.read_bytes();
+        if read_bytes != self.seen_bytes {
+            self.server
+                .metrics
+                .bytes_received
+                .increment(read_bytes.saturating_sub(self.seen_bytes));
+            self.seen_bytes = read_bytes;
+            self.last_seen = Instant::now();
+            self.pinged = false;
+        }
+    }
+
+    fn receive(&mut self, incoming: Incoming) {
+        let decoded = match incoming {
+            Incoming::Control => return,
+            Incoming::Text(text) => decode_text(self.version, &text),
+            Incoming::Binary(bytes) => decode_binary(self.version, &bytes),
+            Incoming::NotUtf8 => return self.drop_frame(ErrorCode::MalformedWebSocketMessage, &"not UTF-8"),
+        };
+        match decoded {
+            Ok(message) => {
+                self.server.metrics.frames_received.increment(1);
+                self.route(message);
+            }
+            Err(error) => self.drop_frame(error.code(), &error),
+        }
+    }
+
+    /// A frame that means nothing costs only itself (`protocol.md 8.7`).
+    fn drop_frame(&self, code: ErrorCode, cause: &dyn std::fmt::Display) {
+        self.server.metrics.frames_received.increment(1);
+        metrics::bad_frame(code.as_str());
+        tracing::debug!(code = code.as_str(), socket = self.registration.number(), %cause, "frame dropped");
+    }
+
+    /// Makes sure the task looks at the clock by then.
+    pub(crate) fn wake_by(&mut self, deadline: Instant) {
+        if deadline < self.timer.deadline().into_std() {
+            self.timer.as_mut().reset(deadline.into());
+        }
+    }
+
+    fn on_timer(&mut self) -> Option<Ended> {
+        let now = Instant::now();
+        let config = Arc::clone(&self.server);
+        let config = &config.config.socket;
+        if now >= self.last_seen + config.idle_timeout {
+            return Some(Ended::ByUs(IDLE));
+        }
+        if self
+            .stuck_since
+            .is_some_and(|since| now >= since + config.write_timeout)
+        {
+            return Some(Ended::Stuck);
+        }
+        if self
+            .without_channel_since
+            .is_some_and(|since| now >= since + config.no_channel_timeout)
+        {
+            return Some(Ended::ByUs(NO_CHANNELS));
+        }
+        let half = self.last_seen + config.idle_timeout / 2;
+        let mut next = half;
+        if now >= half {
+            if !std::mem::replace(&mut self.pinged, true) {
+                self.wire.enqueue_ping();
+            }
+            next = self.last_seen + config.idle_timeout;
+        }
+        next = next.min(
+            self.stuck_since
+                .map_or(next, |since| since + config.write_timeout),
+        );
+        next = next.min(
+            self.without_channel_since
+                .map_or(next, |since| since + config.no_channel_timeout),
+        );
+        next = next.min(self.check_leases(now).unwrap_or(next));
+        self.timer.as_mut().reset(next.into());
+        None
+    }
+
+    /// Ends the socket: channels first, then the last frames and the closing handshake, within bounds.
+    async fn finish(&mut self, ended: Ended) {
+        self.server.metrics.channels.decrement(f64::from(self.joined()));
+        self.topics = HashMap::new();
+        self.work = FuturesUnordered::new();
+        let code = match &ended {
+            Ended::ByPeer => close_code::NORMAL,
+            Ended::Broken => 0,
+            Ended::Stuck => close_code::SLOW_READER,
+            Ended::ByUs(end) => end.code,
+        };
+        match ended {
+            Ended::Broken => {}
+            Ended::Stuck => self.note_slow_reader("no byte was taken for too long"),
+            Ended::ByPeer => {
+                // The reply to the client's close frame.
+                within(CLOSE_TIMEOUT, self.flush()).await;
+            }
+            Ended::ByUs(end) => {
+                if end.code == close_code::SLOW_READER {
+                    self.wire.drop_waiting();
+                    self.note_slow_reader(&end.reason);
+                }
+                self.wire.enqueue_close(&end);
+                within(CLOSE_TIMEOUT, poll_fn(|context| self.wire.poll_finish(context))).await;
+            }
+        }
+        metrics::socket_closed(code);
+        self.server.metrics.sockets.decrement(1.0);
+        tracing::debug!(socket = self.registration.number(), code, "socket closed");
+    }
+
+    fn note_slow_reader(&self, cause: &str) {
+        self.server.metrics.slow_readers.increment(1);
+        tracing::warn!(
+            code = "SlowReader",
+            socket = self.registration.number(),
+            cause,
+            remedy = "the client should subscribe to less or read faster; see the WALCAST_QUEUE_* settings",
+            "socket closed"
+        );
+    }
+
+    async fn flush(&mut self) {
+        while self.wire.is_writing() {
+            match poll_fn(|context| self.wire.poll_write(context)).await {
+                Ok(bytes) => self.server.metrics.bytes_sent.increment(bytes as u64),
+                Err(_) => return,
+            }
+        }
+    }
+}

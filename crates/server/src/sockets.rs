@@ -1,0 +1,126 @@
+//! Which sockets are open, so that all of them can be told to end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use tokio_util::task::TaskTracker;
+
+use crate::outbox::{End, Outbox, close_code};
+
+const RESTART: End = End::new(close_code::RESTART, "the server restarts; connect again");
+
+/// Every open socket of this process.
+#[derive(Default)]
+pub struct Sockets {
+    open: DashMap<u64, Arc<Outbox>>,
+    last_number: AtomicU64,
+    /// Sockets that have joined a channel successfully, until they end (`protocol.md 9`).
+    users: AtomicUsize,
+    draining: AtomicBool,
+    tasks: TaskTracker,
+}
+
+impl Sockets {
+    /// Adds a socket for as long as the returned value lives.
+    pub fn register(self: &Arc<Self>, outbox: &Arc<Outbox>) -> Registration {
+        let number = self.last_number.fetch_add(1, Ordering::Relaxed);
+        self.open.insert(number, Arc::clone(outbox));
+        // After the insert, so that a drain which began in between is not missed.
+        if self.is_draining() {
+            outbox.end(RESTART);
+        }
+        Registration {
+            sockets: Arc::clone(self),
+            number,
+            is_user: false,
+        }
+    }
+
+    /// The tasks of sockets, for a drain to wait on.
+    pub fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    /// Open sockets.
+    pub fn len(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether no socket is open.
+    pub fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Sockets with at least one successful join so far.
+    pub fn users(&self) -> usize {
+        self.users.load(Ordering::Relaxed)
+    }
+
+    /// Whether the server is shutting down.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    /// From now on joins are refused and new sockets end at once.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::SeqCst);
+        self.tasks.close();
+    }
+
+    /// Closes every socket with 1012, evenly spread over a time (`protocol.md 1.6`).
+    pub async fn close_all(&self, spread: Duration) {
+        const STEPS: u32 = 20;
+        let numbers: Vec<u64> = self.open.iter().map(|entry| *entry.key()).collect();
+        let batch = numbers.len().div_ceil(STEPS as usize).max(1);
+        let mut batches = numbers.chunks(batch).peekable();
+        while let Some(batch) = batches.next() {
+            for number in batch {
+                // Cloned out of the map, so that no lock of it is held while a socket is woken.
+                let outbox = self.open.get(number).map(|entry| Arc::clone(entry.value()));
+                if let Some(outbox) = outbox {
+                    outbox.end(RESTART);
+                }
+            }
+            if batches.peek().is_some() {
+                tokio::time::sleep(spread / STEPS).await;
+            }
+        }
+    }
+}
+
+/// One open socket's place in [`Sockets`].
+pub struct Registration {
+    sockets: Arc<Sockets>,
+    number: u64,
+    is_user: bool,
+}
+
+impl Registration {
+    /// The socket's number, for log lines.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Whether the socket counts as a connected client (`protocol.md 9`).
+    pub fn is_user(&self) -> bool {
+        self.is_user
+    }
+
+    /// Counts the socket as a connected client from its first successful join until it ends.
+    pub fn count_user(&mut self) {
+        if !std::mem::replace(&mut self.is_user, true) {
+            self.sockets.users.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.sockets.open.remove(&self.number);
+        if self.is_user {
+            self.sockets.users.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
