@@ -1,0 +1,22 @@
+//! The real server in this process, spoken to in raw frames. One behaviour a test; names give the section of
+//! `protocol.md` that asks for it.
+//!
+//! What needs no database runs against an address where none listens, which shows at the same time that it needs
+//! none.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "clippy sees tests, not what they call"
+)]
+
+mod channels;
+mod connect;
+mod database;
+mod frames;
+mod http;
+mod joins;
+mod limits;
+mod server;
+mod tokens;
