@@ -140,6 +140,8 @@ async fn run(server: Arc<Server>, upgrade: OnUpgrade, version: Version, credenti
     match upgraded.downcast::<TokioIo<TcpStream>>() {
         Ok(parts) => {
             let wire = Wire::new(parts.io.into_inner(), &parts.read_buf);
+            // It may keep the whole buffer of the HTTP connection alive, for as long as the socket lives.
+            drop(parts.read_buf);
             socket::run(server, wire, version, credentials).await;
         }
         Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),

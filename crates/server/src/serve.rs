@@ -28,6 +28,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause between attempts to prepare the database: doubles from the first to the last.
 const PREPARE_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
 
+/// Pause between two times the metrics recorder tidies up.
+const UPKEEP: Duration = Duration::from_secs(5);
+
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -84,7 +87,7 @@ impl Server {
         match status {
             None | Some(Status::Starting) => Readiness::Starting,
             Some(Status::Streaming) => Readiness::Ready,
-            Some(Status::Lost) => Readiness::Degraded,
+            Some(Status::Lost | Status::Stopped) => Readiness::Degraded,
         }
     }
 }
@@ -131,10 +134,13 @@ pub async fn run(
         shutdown
     ));
     let mut prepared = false;
+    // Histograms keep every sample until somebody scrapes, or this folds them.
+    let mut upkeep = tokio::time::interval(UPKEEP);
     loop {
         tokio::select! {
             () = accept.as_mut() => break,
             () = prepare.as_mut(), if !prepared => prepared = true,
+            _ = upkeep.tick() => recorder.run_upkeep(),
         }
     }
 
@@ -196,6 +202,8 @@ async fn start_changes(
         create_publication: settings.create_publication,
         max_record_bytes: settings.max_record_bytes,
         visibility_timeout_ms: settings.visibility_timeout_ms,
+        // The rest of the pool is for subscribing.
+        visibility_connections: (server.config.database.pool_size / 2).max(1),
         ..walcast_changes::Options::default()
     };
     let connections = server.config.database.pool_size;
