@@ -1,0 +1,48 @@
+//! The quoted parts inside the text of arrays, composites and hstore.
+
+use super::ValueError;
+use memchr::memchr2;
+
+/// How a quote inside the quotes is written, besides with a backslash.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Doubling {
+    /// `""` stands for a quote: composites.
+    Allowed,
+    /// A quote always ends: arrays, hstore.
+    None,
+}
+
+/// Reads the quoted part whose opening quote is at `open`: its meaning, and the position after the closing quote.
+///
+/// The meaning is a slice of `text` if nothing was escaped, else it is put together in `scratch`.
+pub(super) fn read<'a>(
+    text: &'a str,
+    open: usize,
+    doubling: Doubling,
+    scratch: &'a mut String,
+) -> Result<(&'a str, usize), ValueError> {
+    let bytes = text.as_bytes();
+    let mut copied = open + 1;
+    let mut from = copied;
+    scratch.clear();
+    while let Some(found) = memchr2(b'"', b'\\', &bytes[from..]) {
+        let at = from + found;
+        let escaping =
+            bytes[at] == b'\\' || (doubling == Doubling::Allowed && bytes.get(at + 1) == Some(&b'"'));
+        if !escaping {
+            if copied == open + 1 {
+                return Ok((&text[copied..at], at + 1));
+            }
+            scratch.push_str(&text[copied..at]);
+            return Ok((scratch, at + 1));
+        }
+        scratch.push_str(&text[copied..at]);
+        // The next character stands for itself: it is copied with what follows it, and not looked at.
+        copied = at + 1;
+        from = at + 2;
+        if from > bytes.len() {
+            break;
+        }
+    }
+    ValueError::expected("closing quote", text.len())
+}
