@@ -11,6 +11,7 @@
     reason = "clippy sees tests, not what they call"
 )]
 
+mod binary;
 mod channels;
 mod connect;
 mod database;

@@ -1,0 +1,105 @@
+//! The program as an operator meets it: exit codes, sentences, signals.
+
+use std::process::{Output, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::process::{Child, ChildStderr, Command};
+use walcast::token::{ClaimRules, Verifier};
+
+use crate::server::{PATIENCE, SECRET};
+
+fn walcast() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
+    command.env_clear().kill_on_drop(true);
+    command
+}
+
+async fn run(command: &mut Command) -> Output {
+    tokio::time::timeout(PATIENCE, command.output()).await.expect("it does not end").unwrap()
+}
+
+#[tokio::test]
+async fn a_wrong_setting_is_one_sentence_on_standard_error() {
+    let cases = [
+        (vec![], "API_JWT_SECRET is not set"),
+        (vec![("API_JWT_SECRET", SECRET), ("PORT", "x")], "PORT must be a whole number from 0 to 65535, but is `x`"),
+    ];
+    for (variables, sentence) in cases {
+        let output = run(walcast().envs(variables)).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success());
+        assert!(said.contains(sentence) && said.trim_end().lines().count() == 1, "{said}");
+    }
+}
+
+#[tokio::test]
+async fn a_minted_token_is_one_the_server_takes() {
+    let arguments = ["token", "--role", "authenticated", "--sub", "u1", "--lifetime", "1h", "--claims", r#"{"org":7}"#];
+    let output = run(walcast().env("API_JWT_SECRET", SECRET).args(arguments)).await;
+    let token = String::from_utf8(output.stdout).unwrap();
+    let claims = Verifier::new(SECRET, ClaimRules::default()).verify(&token).unwrap();
+    assert_eq!(claims.role.as_deref(), Some("authenticated"));
+    assert!(claims.json.contains(r#""org":7"#) && claims.json.contains(r#""sub":"u1""#), "{}", claims.json);
+}
+
+#[tokio::test]
+async fn help_shows_no_secret() {
+    let output = run(walcast().env("API_JWT_SECRET", "hunter2").arg("--help")).await;
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("API_JWT_SECRET") && !said.contains("hunter2"), "{said}");
+}
+
+struct Running {
+    child: Child,
+    log: Lines<BufReader<ChildStderr>>,
+}
+
+impl Running {
+    /// The next log line that has this text.
+    async fn line(&mut self, text: &str) -> String {
+        let line = async {
+            loop {
+                let line = self.log.next_line().await.unwrap().expect("the program ended");
+                if line.contains(text) {
+                    return line;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, line).await.expect("it does not say so")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id().unwrap()).unwrap();
+        kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
+    }
+}
+
+async fn start(variables: &[(&str, &str)]) -> Running {
+    let mut command = walcast();
+    command.env("API_JWT_SECRET", SECRET).env("PORT", "0").env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    command.envs(variables.iter().copied()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let log = BufReader::new(child.stderr.take().unwrap()).lines();
+    let mut running = Running { child, log };
+    running.line("walcast listens").await;
+    running
+}
+
+#[tokio::test]
+async fn both_signals_end_it_in_order() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let mut running = start(&[]).await;
+        running.signal(signal);
+        running.line("walcast has stopped").await;
+        let status = tokio::time::timeout(PATIENCE, running.child.wait()).await.unwrap().unwrap();
+        assert!(status.success(), "{status}");
+    }
+}
+
+#[tokio::test]
+async fn log_lines_are_json_objects_where_asked_for() {
+    let mut running = start(&[("WALCAST_LOG_FORMAT", "json")]).await;
+    let line: serde_json::Value = serde_json::from_str(&running.line("UnableToConnectToProject").await).unwrap();
+    assert_eq!((&line["level"], &line["code"]), (&"ERROR".into(), &"UnableToConnectToProject".into()));
+}
