@@ -5,6 +5,7 @@
 //! <folder>/run/             the socket, closed to other users
 //! <folder>/postgresql.conf  written at each start, as is
 //! <folder>/pg_hba.conf
+//! <folder>/server.crt       with server.key, when it takes TLS connections
 //! <folder>/postgres.log
 //! <folder>/owner.lock       locked by the process that runs the cluster, for as long as it lives
 //! ```
@@ -12,7 +13,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::hash::{Hash, Hasher};
-use std::io;
+use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -138,6 +139,10 @@ impl Folder {
             &options.postgresql_conf(port, &self.socket_dir, &hba)?,
         )?;
         self.write("pg_hba.conf", &options.pg_hba_conf()?)?;
+        if let Some(tls) = &options.tls {
+            self.write("server.crt", &tls.certificate_pem)?;
+            self.write_secret("server.key", &tls.key_pem, account)?;
+        }
         if self.throwaway.is_some() {
             // The watchdog, which runs as the account, removes it.
             account.give(&self.path)?;
@@ -150,6 +155,20 @@ impl Folder {
         fs::write(&path, text)
             .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o644)))
             .map_err(doing(format!("writing {}", path.display())))
+    }
+
+    /// Writes a file that only the account may read.
+    fn write_secret(&self, name: &str, text: &str, account: &Account) -> Result<(), StartError> {
+        let path = self.path.join(name);
+        OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(doing(format!("writing {}", path.display())))?;
+        account.give(&path)
     }
 
     /// An empty folder of the account's own, for initdb. What an interrupted initdb left there is removed.

@@ -24,7 +24,7 @@ pub use cluster::Cluster;
 pub use error::{InstallationError, StartError, StopError};
 pub use folder::reachable_folder;
 pub use installation::Installation;
-pub use options::{Keep, Options, Port};
+pub use options::{Keep, Options, Port, Tls};
 
 /// What the Supabase platform gives a database (`database.md 1.1`): its roles, the schemas `auth`, `extensions` and
 /// `realtime`, the privileges of the API roles, and the empty publication `supabase_realtime`.

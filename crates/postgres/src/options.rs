@@ -1,5 +1,6 @@
 //! What a cluster is to be like.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::error::StartError;
@@ -23,6 +24,24 @@ pub enum Keep {
     Nothing,
 }
 
+/// A server certificate, with which a cluster takes TLS connections too.
+#[derive(Clone)]
+pub struct Tls {
+    /// The certificate, and those of its issuers if need be, as PEM.
+    pub certificate_pem: String,
+    /// Its private key, as PEM.
+    pub key_pem: String,
+}
+
+impl fmt::Debug for Tls {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Tls")
+            .field("certificate_pem", &self.certificate_pem)
+            .finish_non_exhaustive()
+    }
+}
+
 /// What a cluster is to be like.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -41,6 +60,8 @@ pub struct Options {
     /// Let everyone in over TCP without a password. Else TCP asks for one (scram-sha-256), and only the socket,
     /// whose folder belongs to the owner, does not.
     pub trust_tcp: bool,
+    /// Take TLS connections, beside plain ones, with this certificate.
+    pub tls: Option<Tls>,
 }
 
 impl Options {
@@ -65,6 +86,7 @@ impl Options {
             settings: Vec::new(),
             hba: Vec::new(),
             trust_tcp: false,
+            tls: None,
         }
     }
 
@@ -108,7 +130,14 @@ impl Options {
         } else {
             &[]
         };
-        for (name, value) in own.iter().chain(unflushed) {
+        // Relative to the data folder.
+        let tls = [
+            ("ssl", "on"),
+            ("ssl_cert_file", "../server.crt"),
+            ("ssl_key_file", "../server.key"),
+        ];
+        let tls = if self.tls.is_some() { tls.as_slice() } else { &[] };
+        for (name, value) in own.iter().chain(unflushed).chain(tls) {
             write_setting(&mut text, name, value)?;
         }
         for (name, value) in &self.settings {
