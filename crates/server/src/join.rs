@@ -291,10 +291,10 @@ impl Attempt {
         } else {
             subscribe(&self.server, &wish, &credentials.claims, limit).await
         };
-        let casting = |state, last_error| Casting {
+        let casting = |state| Casting {
             wish,
             state,
-            last_error,
+            last_error: None,
         };
         match subscribed {
             Ok(subscription) => {
@@ -302,7 +302,7 @@ impl Attempt {
                     subscription,
                     reauthorizing: false,
                 };
-                Ok((casting(state, None), Ok(())))
+                Ok((casting(state), Ok(())))
             }
             Err(Unfulfilled::NotReady | Unfulfilled::ForNow(_)) if options.wait => Err(not_in_time(limit)),
             Err(Unfulfilled::NotReady) => Err(Refused::new(
@@ -315,14 +315,8 @@ impl Attempt {
                 reason: format!("{}: {text}", ErrorCode::RealtimeDisabledForConfiguration.as_str()),
                 remedy: "correct the entries of postgres_changes, or publish the table",
             }),
-            Err(error @ Unfulfilled::ForGood(_)) => {
-                let message = error.message().to_owned();
-                Ok((casting(CastingState::Refused, Some(message)), Err(error)))
-            }
-            Err(error @ Unfulfilled::ForNow(_)) => {
-                let message = error.message().to_owned();
-                Ok((casting(CastingState::Trying, Some(message)), Err(error)))
-            }
+            Err(error @ Unfulfilled::ForGood(_)) => Ok((casting(CastingState::Refused), Err(error))),
+            Err(error @ Unfulfilled::ForNow(_)) => Ok((casting(CastingState::Trying), Err(error))),
         }
     }
 

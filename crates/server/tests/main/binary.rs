@@ -16,38 +16,66 @@ fn walcast() -> Command {
 }
 
 async fn run(command: &mut Command) -> Output {
-    tokio::time::timeout(PATIENCE, command.output()).await.expect("it does not end").unwrap()
+    tokio::time::timeout(PATIENCE, command.output())
+        .await
+        .expect("it does not end")
+        .unwrap()
 }
 
 #[tokio::test]
 async fn a_wrong_setting_is_one_sentence_on_standard_error() {
     let cases = [
         (vec![], "API_JWT_SECRET is not set"),
-        (vec![("API_JWT_SECRET", SECRET), ("PORT", "x")], "PORT must be a whole number from 0 to 65535, but is `x`"),
+        (
+            vec![("API_JWT_SECRET", SECRET), ("PORT", "x")],
+            "PORT must be a whole number from 0 to 65535, but is `x`",
+        ),
     ];
     for (variables, sentence) in cases {
         let output = run(walcast().envs(variables)).await;
         let said = String::from_utf8(output.stderr).unwrap();
         assert!(!output.status.success());
-        assert!(said.contains(sentence) && said.trim_end().lines().count() == 1, "{said}");
+        assert!(
+            said.contains(sentence) && said.trim_end().lines().count() == 1,
+            "{said}"
+        );
     }
 }
 
 #[tokio::test]
 async fn a_minted_token_is_one_the_server_takes() {
-    let arguments = ["token", "--role", "authenticated", "--sub", "u1", "--lifetime", "1h", "--claims", r#"{"org":7}"#];
+    let arguments = [
+        "token",
+        "--role",
+        "authenticated",
+        "--sub",
+        "u1",
+        "--lifetime",
+        "1h",
+        "--claims",
+        r#"{"org":7}"#,
+    ];
     let output = run(walcast().env("API_JWT_SECRET", SECRET).args(arguments)).await;
     let token = String::from_utf8(output.stdout).unwrap();
-    let claims = Verifier::new(SECRET, ClaimRules::default()).verify(&token).unwrap();
+    let claims = Verifier::new(SECRET, ClaimRules::default())
+        .verify(&token)
+        .unwrap();
     assert_eq!(claims.role.as_deref(), Some("authenticated"));
-    assert!(claims.json.contains(r#""org":7"#) && claims.json.contains(r#""sub":"u1""#), "{}", claims.json);
+    assert!(
+        claims.json.contains(r#""org":7"#) && claims.json.contains(r#""sub":"u1""#),
+        "{}",
+        claims.json
+    );
 }
 
 #[tokio::test]
 async fn help_shows_no_secret() {
     let output = run(walcast().env("API_JWT_SECRET", "hunter2").arg("--help")).await;
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.contains("API_JWT_SECRET") && !said.contains("hunter2"), "{said}");
+    assert!(
+        said.contains("API_JWT_SECRET") && !said.contains("hunter2"),
+        "{said}"
+    );
 }
 
 struct Running {
@@ -66,7 +94,9 @@ impl Running {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, line).await.expect("it does not say so")
+        tokio::time::timeout(PATIENCE, line)
+            .await
+            .expect("it does not say so")
     }
 
     fn signal(&self, signal: Signal) {
@@ -77,7 +107,10 @@ impl Running {
 
 async fn start(variables: &[(&str, &str)]) -> Running {
     let mut command = walcast();
-    command.env("API_JWT_SECRET", SECRET).env("PORT", "0").env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
+    command
+        .env("API_JWT_SECRET", SECRET)
+        .env("PORT", "0")
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
     command.envs(variables.iter().copied()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
@@ -92,7 +125,10 @@ async fn both_signals_end_it_in_order() {
         let mut running = start(&[]).await;
         running.signal(signal);
         running.line("walcast has stopped").await;
-        let status = tokio::time::timeout(PATIENCE, running.child.wait()).await.unwrap().unwrap();
+        let status = tokio::time::timeout(PATIENCE, running.child.wait())
+            .await
+            .unwrap()
+            .unwrap();
         assert!(status.success(), "{status}");
     }
 }
@@ -100,6 +136,10 @@ async fn both_signals_end_it_in_order() {
 #[tokio::test]
 async fn log_lines_are_json_objects_where_asked_for() {
     let mut running = start(&[("WALCAST_LOG_FORMAT", "json")]).await;
-    let line: serde_json::Value = serde_json::from_str(&running.line("UnableToConnectToProject").await).unwrap();
-    assert_eq!((&line["level"], &line["code"]), (&"ERROR".into(), &"UnableToConnectToProject".into()));
+    let line: serde_json::Value =
+        serde_json::from_str(&running.line("UnableToConnectToProject").await).unwrap();
+    assert_eq!(
+        (&line["level"], &line["code"]),
+        (&"ERROR".into(), &"UnableToConnectToProject".into())
+    );
 }
