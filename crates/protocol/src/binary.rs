@@ -81,14 +81,38 @@ impl<'a> Reader<'a> {
         Ok(*first)
     }
 
+    fn lengths<const COUNT: usize>(&mut self) -> Result<[u8; COUNT], FrameError> {
+        let (lengths, rest) = self.0.split_first_chunk().ok_or(FrameError::Truncated)?;
+        self.0 = rest;
+        Ok(*lengths)
+    }
+
     fn take(&mut self, length: u8) -> Result<&'a [u8], FrameError> {
-        let (taken, rest) = self.0.split_at_checked(usize::from(length)).ok_or(FrameError::Truncated)?;
+        let (taken, rest) = self
+            .0
+            .split_at_checked(usize::from(length))
+            .ok_or(FrameError::Truncated)?;
         self.0 = rest;
         Ok(taken)
     }
 
-    fn text(&mut self, length: u8) -> Result<String, FrameError> {
-        std::str::from_utf8(self.take(length)?).map(str::to_owned).map_err(|_| FrameError::NotUtf8)
+    fn text(&mut self, field: &'static str, length: u8) -> Result<&'a str, FrameError> {
+        std::str::from_utf8(self.take(length)?).map_err(|_| FrameError::FieldNotUtf8(field))
+    }
+
+    /// Metadata, empty when there is none.
+    fn metadata(&mut self, length: u8) -> Result<&'a str, FrameError> {
+        let metadata = self.text("metadata", length)?;
+        if metadata.is_empty() || serde_json::from_str::<IgnoredAny>(metadata).is_ok() {
+            Ok(metadata)
+        } else {
+            Err(FrameError::Metadata)
+        }
+    }
+
+    /// What is left, copied: a slice would keep the socket's read buffer alive.
+    fn rest(&self) -> Bytes {
+        Bytes::copy_from_slice(self.0)
     }
 }
 
@@ -97,36 +121,29 @@ pub(crate) fn decode_push(frame: &[u8]) -> Result<Message, FrameError> {
     let mut reader = Reader(frame);
     match reader.byte()? {
         PUSH => {
-            let (join_ref, reference) = (reader.byte()?, reader.byte()?);
-            let (topic, event) = (reader.byte()?, reader.byte()?);
+            let [join_ref, reference, topic, event] = reader.lengths()?;
             Ok(Message {
-                join_ref: Ref::from_text(&reader.text(join_ref)?),
-                reference: Ref::from_text(&reader.text(reference)?),
-                topic: Name::Text(reader.text(topic)?),
-                event: Name::Text(reader.text(event)?),
-                payload: Payload::Bytes(Bytes::copy_from_slice(reader.0)),
+                join_ref: Ref::from_text(reader.text("join_ref", join_ref)?),
+                reference: Ref::from_text(reader.text("ref", reference)?),
+                topic: Name::Text(reader.text("topic", topic)?.to_owned()),
+                event: Name::Text(reader.text("event", event)?.to_owned()),
+                payload: Payload::Bytes(reader.rest()),
             })
         }
         USER_BROADCAST_PUSH => {
-            let (join_ref, reference) = (reader.byte()?, reader.byte()?);
-            let (topic, event, metadata) = (reader.byte()?, reader.byte()?, reader.byte()?);
+            let [join_ref, reference, topic, event, metadata] = reader.lengths()?;
             let encoding = Encoding::from_byte(reader.byte()?);
-            let join_ref = Ref::from_text(&reader.text(join_ref)?);
-            let reference = Ref::from_text(&reader.text(reference)?);
-            let topic = Name::Text(reader.text(topic)?);
-            let event = reader.text(event)?;
-            let metadata = reader.text(metadata)?;
-            if !metadata.is_empty() && serde_json::from_str::<IgnoredAny>(&metadata).is_err() {
-                return Err(FrameError::Metadata);
-            }
-            let push =
-                UserBroadcastPush { event, metadata, encoding, payload: Bytes::copy_from_slice(reader.0) };
             Ok(Message {
-                join_ref,
-                reference,
-                topic,
+                join_ref: Ref::from_text(reader.text("join_ref", join_ref)?),
+                reference: Ref::from_text(reader.text("ref", reference)?),
+                topic: Name::Text(reader.text("topic", topic)?.to_owned()),
                 event: Name::Text("broadcast".to_owned()),
-                payload: Payload::UserBroadcast(push),
+                payload: Payload::UserBroadcast(UserBroadcastPush {
+                    event: reader.text("event", event)?.to_owned(),
+                    metadata: reader.metadata(metadata)?.to_owned(),
+                    encoding,
+                    payload: reader.rest(),
+                }),
             })
         }
         kind => Err(FrameError::UnknownKind(kind)),
@@ -136,26 +153,41 @@ pub(crate) fn decode_push(frame: &[u8]) -> Result<Message, FrameError> {
 /// Reads a server's binary frame, kind 4.
 ///
 /// # Errors
-/// If it is of another kind, too short, or its texts are not UTF-8.
+/// If it is of another kind, too short, its texts are not UTF-8, or its metadata is not JSON.
 pub fn decode_user_broadcast(frame: &[u8]) -> Result<UserBroadcast, FrameError> {
     let mut reader = Reader(frame);
     let kind = reader.byte()?;
     if kind != USER_BROADCAST {
         return Err(FrameError::UnknownKind(kind));
     }
-    let (topic, event, metadata) = (reader.byte()?, reader.byte()?, reader.byte()?);
+    let [topic, event, metadata] = reader.lengths()?;
     let encoding = Encoding::from_byte(reader.byte()?);
     Ok(UserBroadcast {
-        topic: reader.text(topic)?,
-        event: reader.text(event)?,
-        metadata: reader.text(metadata)?,
+        topic: reader.text("topic", topic)?.to_owned(),
+        event: reader.text("event", event)?.to_owned(),
+        metadata: reader.metadata(metadata)?.to_owned(),
         encoding,
-        payload: Bytes::copy_from_slice(reader.0),
+        payload: reader.rest(),
     })
 }
 
 fn length(field: &'static str, text: &str) -> Result<u8, FieldTooLong> {
-    u8::try_from(text.len()).map_err(|_| FieldTooLong { field, bytes: text.len() })
+    u8::try_from(text.len()).map_err(|_| FieldTooLong {
+        field,
+        bytes: text.len(),
+    })
+}
+
+/// Joins header, texts and payload in one allocation of the right size.
+fn join(header: &[u8], texts: &[&str], payload: &[u8]) -> Vec<u8> {
+    let text_bytes: usize = texts.iter().map(|text| text.len()).sum();
+    let mut frame = Vec::with_capacity(header.len() + text_bytes + payload.len());
+    frame.extend_from_slice(header);
+    for text in texts {
+        frame.extend_from_slice(text.as_bytes());
+    }
+    frame.extend_from_slice(payload);
+    frame
 }
 
 /// A kind 4 frame, what every receiver on serializer 2.0.0 gets.
@@ -176,7 +208,7 @@ pub fn encode_user_broadcast(
         length("metadata", metadata)?,
         encoding.byte(),
     ];
-    Ok([&header, topic.as_bytes(), event.as_bytes(), metadata.as_bytes(), payload].concat())
+    Ok(join(&header, &[topic, event, metadata], payload))
 }
 
 /// A kind 3 frame, as clients send broadcasts.
@@ -198,9 +230,9 @@ pub fn encode_user_broadcast_push(
         length("metadata", &push.metadata)?,
         push.encoding.byte(),
     ];
-    let texts = [join_ref, reference, topic, &push.event, &push.metadata];
-    let mut frame = header.to_vec();
-    texts.iter().for_each(|text| frame.extend_from_slice(text.as_bytes()));
-    frame.extend_from_slice(&push.payload);
-    Ok(frame)
+    Ok(join(
+        &header,
+        &[join_ref, reference, topic, &push.event, &push.metadata],
+        &push.payload,
+    ))
 }

@@ -10,27 +10,39 @@ use serde_json::value::RawValue;
 use std::fmt;
 use thiserror::Error;
 
-/// Why a frame is dropped. The client gets no answer (`protocol.md 8.7`).
+/// Why a frame is dropped. The client gets no answer (`protocol.md 8.7`). The texts never hold what was sent: it may
+/// be megabytes, or a token.
 #[derive(Debug, Error)]
 pub enum FrameError {
-    /// Not JSON, or not an array of at least five elements.
+    /// Not JSON, or too few elements or keys.
     #[error("the frame is not a message: {0}")]
     NotAMessage(serde_json::Error),
+    /// Serializer 2.0.0: no array.
+    #[error(
+        "the frame is not a JSON array: send [join_ref, ref, topic, event, payload], or connect with vsn=1.0.0"
+    )]
+    NotAnArray,
     /// Serializer 1.0.0: JSON, but no object.
-    #[error("the frame is JSON, but not an object")]
+    #[error("the frame is JSON, but not an object: send one, or connect with vsn=2.0.0")]
     NotAnObject,
+    /// Serializer 1.0.0: a binary frame that holds no text.
+    #[error("the binary frame is not UTF-8: vsn=1.0.0 knows only JSON")]
+    NotUtf8,
     /// A binary frame ends inside its header.
     #[error("the binary frame is shorter than its header says")]
     Truncated,
-    /// A binary frame of a kind clients do not send.
-    #[error("binary frames of kind {0} are not understood")]
+    /// A binary frame of a kind this side does not read.
+    #[error("binary frames of kind {0} are not understood here")]
     UnknownKind(u8),
     /// A text of a binary frame is not UTF-8.
-    #[error("a text of the binary frame is not UTF-8")]
-    NotUtf8,
+    #[error("the {0} of the binary frame is not UTF-8")]
+    FieldNotUtf8(&'static str),
     /// The metadata of a user broadcast is not JSON.
     #[error("the metadata of the broadcast is not JSON")]
     Metadata,
+    /// A server's message whose topic or event is no string.
+    #[error("the topic or the event of the server's message is not a string")]
+    NotNamed,
 }
 
 impl FrameError {
@@ -38,8 +50,13 @@ impl FrameError {
     #[must_use]
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::NotAMessage(_) => ErrorCode::MalformedWebSocketMessage,
-            _ => ErrorCode::UnknownErrorOnWebSocketMessage,
+            Self::NotAMessage(_) | Self::NotAnArray | Self::NotUtf8 => ErrorCode::MalformedWebSocketMessage,
+            Self::NotAnObject
+            | Self::Truncated
+            | Self::UnknownKind(_)
+            | Self::FieldNotUtf8(_)
+            | Self::Metadata
+            | Self::NotNamed => ErrorCode::UnknownErrorOnWebSocketMessage,
         }
     }
 }
@@ -51,11 +68,7 @@ impl FrameError {
 pub fn decode_text(version: Version, text: &str) -> Result<Message, FrameError> {
     match version {
         Version::V1 => decode_object(text),
-        Version::V2 => {
-            let Fields { join_ref, reference, topic, event, payload } =
-                serde_json::from_str(text).map_err(FrameError::NotAMessage)?;
-            Ok(message(&join_ref, &reference, topic, event, payload))
-        }
+        Version::V2 => decode_array(text),
     }
 }
 
@@ -70,79 +83,106 @@ pub fn decode_binary(version: Version, frame: &[u8]) -> Result<Message, FrameErr
     }
 }
 
-fn message(
-    join_ref: &RawValue,
-    reference: &RawValue,
-    topic: Box<RawValue>,
-    event: Box<RawValue>,
-    payload: Box<RawValue>,
-) -> Message {
-    Message {
-        join_ref: Ref::from_raw(join_ref),
-        reference: Ref::from_raw(reference),
-        topic: Name::from_raw(topic),
-        event: Name::from_raw(event),
-        payload: Payload::Json(payload),
-    }
-}
-
-/// All but `join_ref` must be there, if only as null.
-#[derive(Deserialize)]
-struct Object {
-    #[serde(default)]
-    join_ref: Option<Box<RawValue>>,
-    #[serde(rename = "ref")]
-    reference: Box<RawValue>,
-    topic: Box<RawValue>,
-    event: Box<RawValue>,
-    payload: Box<RawValue>,
+fn is_json(text: &str) -> bool {
+    serde_json::from_str::<IgnoredAny>(text).is_ok()
 }
 
 fn decode_object(text: &str) -> Result<Message, FrameError> {
-    // An array of the right length would fit a struct, too.
-    if !text.trim_start().starts_with('{') && serde_json::from_str::<IgnoredAny>(text).is_ok() {
+    // An array of the right length would fit the struct, too.
+    if !text.trim_ascii_start().starts_with('{') && is_json(text) {
         return Err(FrameError::NotAnObject);
     }
-    let object: Object = serde_json::from_str(text).map_err(FrameError::NotAMessage)?;
-    let Object { join_ref, reference, topic, event, payload } = object;
-    let join_ref = join_ref.as_deref().map_or(Ref::NULL, Ref::from_raw);
-    Ok(Message { join_ref, ..message(RawValue::NULL, &reference, topic, event, payload) })
+    serde_json::from_str::<Object<'_>>(text)
+        .map(Message::from)
+        .map_err(FrameError::NotAMessage)
 }
 
-/// The first five elements of an array; further ones are ignored.
-struct Fields {
-    join_ref: Box<RawValue>,
-    reference: Box<RawValue>,
-    topic: Box<RawValue>,
-    event: Box<RawValue>,
+fn decode_array(text: &str) -> Result<Message, FrameError> {
+    if !text.trim_ascii_start().starts_with('[') {
+        return Err(FrameError::NotAnArray);
+    }
+    serde_json::from_str::<Array<'_>>(text)
+        .map(Message::from)
+        .map_err(FrameError::NotAMessage)
+}
+
+/// Serializer 1.0.0: all but `join_ref` must be there, if only as null.
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow, default)]
+    join_ref: Option<&'a RawValue>,
+    #[serde(borrow, rename = "ref")]
+    reference: &'a RawValue,
+    #[serde(borrow)]
+    topic: &'a RawValue,
+    #[serde(borrow)]
+    event: &'a RawValue,
     payload: Box<RawValue>,
 }
 
-impl<'de> Deserialize<'de> for Fields {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_seq(FieldsVisitor)
+impl From<Object<'_>> for Message {
+    fn from(object: Object<'_>) -> Self {
+        Self {
+            join_ref: object.join_ref.map_or(Ref::NULL, Ref::from_raw),
+            reference: Ref::from_raw(object.reference),
+            topic: Name::from_raw(object.topic),
+            event: Name::from_raw(object.event),
+            payload: Payload::Json(object.payload),
+        }
     }
 }
 
-struct FieldsVisitor;
+/// Serializer 2.0.0: the first five elements of an array; further ones are ignored.
+struct Array<'a> {
+    join_ref: &'a RawValue,
+    reference: &'a RawValue,
+    topic: &'a RawValue,
+    event: &'a RawValue,
+    payload: Box<RawValue>,
+}
 
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields;
+impl From<Array<'_>> for Message {
+    fn from(array: Array<'_>) -> Self {
+        Self {
+            join_ref: Ref::from_raw(array.join_ref),
+            reference: Ref::from_raw(array.reference),
+            topic: Name::from_raw(array.topic),
+            event: Name::from_raw(array.event),
+            payload: Payload::Json(array.payload),
+        }
+    }
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Array<'a> {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_seq(ArrayVisitor)
+    }
+}
+
+struct ArrayVisitor;
+
+impl<'de> Visitor<'de> for ArrayVisitor {
+    type Value = Array<'de>;
 
     fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("[join_ref, ref, topic, event, payload]")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Fields, A::Error> {
-        let mut count = 0;
-        let mut next = || {
-            let element: Option<Box<RawValue>> = elements.next_element()?;
-            count += 1;
-            element.ok_or_else(|| serde::de::Error::invalid_length(count - 1, &FieldsVisitor))
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Array<'de>, A::Error> {
+        let array = Array {
+            join_ref: element(&mut elements, 0)?,
+            reference: element(&mut elements, 1)?,
+            topic: element(&mut elements, 2)?,
+            event: element(&mut elements, 3)?,
+            payload: element(&mut elements, 4)?,
         };
-        let fields =
-            Fields { join_ref: next()?, reference: next()?, topic: next()?, event: next()?, payload: next()? };
         while elements.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(fields)
+        Ok(array)
     }
+}
+
+fn element<'de, T: Deserialize<'de>, A: SeqAccess<'de>>(elements: &mut A, at: usize) -> Result<T, A::Error> {
+    elements
+        .next_element()?
+        .ok_or_else(|| serde::de::Error::invalid_length(at, &ArrayVisitor))
 }

@@ -1,6 +1,7 @@
-//! The server's messages as text frames of either serializer (`protocol.md 2.1` and `2.2`).
+//! The server's messages as text frames of either serializer (`protocol.md 2.1` and `2.2`), each built in one buffer.
 
 use crate::message::{Name, Ref};
+use crate::quote::push_quoted;
 use crate::version::Version;
 use serde::Serialize;
 use std::fmt::Write;
@@ -12,15 +13,6 @@ pub enum Status {
     Ok,
     /// `error`
     Error,
-}
-
-impl Status {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Ok => "ok",
-            Self::Error => "error",
-        }
-    }
 }
 
 /// The payload of a `system` message.
@@ -40,26 +32,73 @@ pub struct System<'a> {
     pub warnings: &'a [String],
 }
 
-/// Writes `[join_ref,ref,topic,event,payload]`, or the object of serializer 1.0.0 with `ref`.
-fn write(version: Version, join_ref: &str, reference: &str, topic_json: &str, event: &str, payload: &str) -> String {
-    let mut out = String::with_capacity(
-        join_ref.len() + reference.len() + topic_json.len() + event.len() + payload.len() + 48,
-    );
-    // Writing to a String cannot fail.
-    let _ = match version {
-        Version::V1 => write!(
-            out,
-            r#"{{"topic":{topic_json},"event":{},"payload":{payload},"ref":{reference}}}"#,
-            quoted(event)
-        ),
-        Version::V2 => write!(out, "[{join_ref},{reference},{topic_json},{},{payload}]", quoted(event)),
-    };
-    out
+/// A topic on its way out.
+#[derive(Clone, Copy)]
+enum Topic<'a> {
+    Text(&'a str),
+    /// JSON text of something that is no string, echoed as it came.
+    Json(&'a str),
 }
 
-fn quoted(text: &str) -> String {
-    // A string always serializes.
-    serde_json::to_string(text).unwrap_or_default()
+impl Topic<'_> {
+    fn len(self) -> usize {
+        match self {
+            Self::Text(text) | Self::Json(text) => text.len(),
+        }
+    }
+
+    fn push(self, out: &mut String) {
+        match self {
+            Self::Text(text) => push_quoted(out, text),
+            Self::Json(json) => out.push_str(json),
+        }
+    }
+}
+
+/// Brackets, keys, quotes and commas around the parts of a frame, in bytes.
+const ENVELOPE_BYTES: usize = 48;
+
+/// Writes `[join_ref,ref,topic,event,payload]`, or the object of serializer 1.0.0, which has no `join_ref`. The
+/// payload comes in pieces of JSON text that are joined as they are.
+fn frame(
+    version: Version,
+    join_ref: &Ref,
+    reference: &Ref,
+    topic: Topic<'_>,
+    event: &str,
+    payload: &[&str],
+) -> String {
+    let (join_ref, reference) = (join_ref.json(), reference.json());
+    let payload_bytes: usize = payload.iter().map(|piece| piece.len()).sum();
+    let text_bytes = join_ref.len() + reference.len() + topic.len() + event.len();
+    let mut out = String::with_capacity(text_bytes + payload_bytes + ENVELOPE_BYTES);
+    match version {
+        Version::V1 => {
+            out.push_str(r#"{"topic":"#);
+            topic.push(&mut out);
+            out.push_str(r#","event":"#);
+            push_quoted(&mut out, event);
+            out.push_str(r#","payload":"#);
+            out.extend(payload.iter().copied());
+            out.push_str(r#","ref":"#);
+            out.push_str(reference);
+            out.push('}');
+        }
+        Version::V2 => {
+            out.push('[');
+            out.push_str(join_ref);
+            out.push(',');
+            out.push_str(reference);
+            out.push(',');
+            topic.push(&mut out);
+            out.push(',');
+            push_quoted(&mut out, event);
+            out.push(',');
+            out.extend(payload.iter().copied());
+            out.push(']');
+        }
+    }
+    out
 }
 
 /// Answer to a message; `response_json` is any JSON.
@@ -72,8 +111,18 @@ pub fn reply(
     status: Status,
     response_json: &str,
 ) -> String {
-    let payload = format!(r#"{{"status":"{}","response":{response_json}}}"#, status.as_str());
-    write(version, join_ref.json(), reference.json(), &quoted(topic), "phx_reply", &payload)
+    let head = match status {
+        Status::Ok => r#"{"status":"ok","response":"#,
+        Status::Error => r#"{"status":"error","response":"#,
+    };
+    frame(
+        version,
+        join_ref,
+        reference,
+        Topic::Text(topic),
+        "phx_reply",
+        &[head, response_json, "}"],
+    )
 }
 
 /// Answer to a heartbeat (`protocol.md 8.1`).
@@ -85,26 +134,46 @@ pub fn heartbeat_reply(version: Version, reference: &Ref) -> String {
 /// Answer to a message for a topic that is not joined (`protocol.md 8.2`).
 #[must_use]
 pub fn unmatched_topic(version: Version, reference: &Ref, topic: &Name) -> String {
+    let topic = match topic {
+        Name::Text(text) => Topic::Text(text),
+        Name::Other(raw) => Topic::Json(raw.get()),
+    };
     let payload = r#"{"status":"error","response":{"reason":"unmatched topic"}}"#;
-    write(version, "null", reference.json(), &topic.json(), "phx_reply", payload)
+    frame(version, &Ref::NULL, reference, topic, "phx_reply", &[payload])
 }
 
-/// A message of the channel itself, e.g. `presence_state`.
+/// A message of the channel itself, e.g. `presence_state`. A channel whose join had no `join_ref` gives the join's
+/// `ref` here (`protocol.md 2.2`).
 #[must_use]
 pub fn push(version: Version, join_ref: &Ref, topic: &str, event: &str, payload_json: &str) -> String {
-    write(version, join_ref.json(), "null", &quoted(topic), event, payload_json)
+    frame(
+        version,
+        join_ref,
+        &Ref::NULL,
+        Topic::Text(topic),
+        event,
+        &[payload_json],
+    )
 }
 
 /// A message that every member of a topic gets alike.
 #[must_use]
 pub fn fan_out(version: Version, topic: &str, event: &str, payload_json: &str) -> String {
-    write(version, "null", "null", &quoted(topic), event, payload_json)
+    push(version, &Ref::NULL, topic, event, payload_json)
 }
 
-/// The end of a channel; `join_ref` as recorded at its join. Serializer 1.0.0 carries it in `ref`.
+/// The end of a channel; `join_ref` as recorded at its join, null if it had none. Serializer 1.0.0 carries it in
+/// `ref`.
 #[must_use]
 pub fn close(version: Version, join_ref: &Ref, topic: &str) -> String {
-    write(version, join_ref.json(), join_ref.json(), &quoted(topic), "phx_close", "{}")
+    frame(
+        version,
+        join_ref,
+        join_ref,
+        Topic::Text(topic),
+        "phx_close",
+        &["{}"],
+    )
 }
 
 /// A channel broke inside the server; the client joins again by itself. Serializer 1.0.0 sends an empty payload.
@@ -114,7 +183,14 @@ pub fn crash(version: Version, join_ref: &Ref, topic: &str) -> String {
         Version::V1 => "{}",
         Version::V2 => r#"{"reason":"channel_crash"}"#,
     };
-    write(version, join_ref.json(), join_ref.json(), &quoted(topic), "phx_error", payload)
+    frame(
+        version,
+        join_ref,
+        join_ref,
+        Topic::Text(topic),
+        "phx_error",
+        &[payload],
+    )
 }
 
 /// A `system` message (`protocol.md 7.3`, `8.4`).
@@ -128,16 +204,25 @@ pub fn system(version: Version, join_ref: &Ref, topic: &str, system: &System<'_>
 /// A row change (`protocol.md 7.4`); `data_json` is the `data` object, shared by all channels that see the same.
 #[must_use]
 pub fn postgres_changes(version: Version, topic: &str, ids: &[u32], data_json: &str) -> String {
-    let mut payload = String::with_capacity(data_json.len() + 24 + ids.len() * 10);
-    payload.push_str(r#"{"ids":["#);
+    // Nine digits and a comma: ids are below 2^27.
+    let mut list = String::with_capacity(ids.len() * 10);
     for (at, id) in ids.iter().enumerate() {
-        let _ = write!(payload, "{}{id}", if at > 0 { "," } else { "" });
+        // Writing to a String cannot fail.
+        _ = write!(list, "{}{id}", if at > 0 { "," } else { "" });
     }
-    let _ = write!(payload, r#"],"data":{data_json}}}"#);
-    fan_out(version, topic, "postgres_changes", &payload)
+    let payload = [r#"{"ids":["#, &list, r#"],"data":"#, data_json, "}"];
+    frame(
+        version,
+        &Ref::NULL,
+        &Ref::NULL,
+        Topic::Text(topic),
+        "postgres_changes",
+        &payload,
+    )
 }
 
-/// A row change for a channel that joined without a configuration (`protocol.md 3.6`).
+/// A row change for a channel that joined without a configuration (`protocol.md 3.6`): `event` is `INSERT`, `UPDATE`
+/// or `DELETE`.
 #[must_use]
 pub fn change_event(version: Version, topic: &str, event: &str, data_json: &str) -> String {
     fan_out(version, topic, event, data_json)

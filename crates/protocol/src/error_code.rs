@@ -86,12 +86,39 @@ impl fmt::Display for ErrorCode {
     }
 }
 
-/// The `reason` of a join error: `Code: text`. A policy check that loses its connection goes without its code
-/// (`protocol.md 3.4`).
+/// The `reason` of a join error: `Code: text`. Two go without their code: a policy check that loses its connection,
+/// and a failure nothing is known of, which has no text either (`protocol.md 3.4`).
 #[must_use]
 pub fn join_reason(code: ErrorCode, text: &str) -> String {
     match code {
         ErrorCode::UnableToSetPolicies => text.to_owned(),
+        ErrorCode::UnknownErrorOnChannel if text.is_empty() => "Unknown Error on Channel".to_owned(),
         code => format!("{code}: {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_reason_is_the_code_and_the_text_with_two_exceptions() {
+        for (code, text, reason) in [
+            (
+                ErrorCode::PrivateOnly,
+                "This project only allows private channels",
+                "PrivateOnly: This project only allows private channels",
+            ),
+            (ErrorCode::MalformedJWT, "x", "MalformedJWT: x"),
+            (ErrorCode::UnknownErrorOnChannel, "x", "UnknownErrorOnChannel: x"),
+            (ErrorCode::UnknownErrorOnChannel, "", "Unknown Error on Channel"),
+            (
+                ErrorCode::UnableToSetPolicies,
+                "Realtime was unable to connect to the project database",
+                "Realtime was unable to connect to the project database",
+            ),
+        ] {
+            assert_eq!(join_reason(code, text), reason);
+        }
     }
 }

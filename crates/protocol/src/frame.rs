@@ -13,7 +13,10 @@ impl Frame {
     /// A binary frame.
     #[must_use]
     pub fn binary(bytes: impl Into<Bytes>) -> Self {
-        Self { bytes: bytes.into(), is_text: false }
+        Self {
+            bytes: bytes.into(),
+            is_text: false,
+        }
     }
 
     /// Whether it is a text frame; its bytes are then UTF-8, for there is no other way to make one than from a
@@ -44,6 +47,9 @@ impl Frame {
 
 impl From<String> for Frame {
     fn from(text: String) -> Self {
-        Self { bytes: text.into(), is_text: true }
+        Self {
+            bytes: text.into(),
+            is_text: true,
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use crate::binding_entry::BindingEntry;
 use serde_json::value::RawValue;
-use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use thiserror::Error;
 
@@ -49,14 +48,10 @@ pub struct Broadcast {
     pub own: bool,
     /// Tell when broadcasts from the database arrive.
     pub replication_ready: bool,
-    /// Stored broadcasts wanted; `Some` as soon as the key is there, since that alone is an error on public channels.
-    pub replay: Option<Replay>,
+    /// Stored broadcasts wanted, as sent: a bad value is an error on private channels only, while on public ones the
+    /// key alone is, even with null (`protocol.md 5.9`).
+    pub replay: Option<Box<RawValue>>,
 }
-
-/// The object `config.broadcast.replay`, not checked: private channels answer bad values with an error of their own
-/// (`protocol.md 5.9`).
-#[derive(Clone, Debug)]
-pub struct Replay(pub Value);
 
 /// The object `config.presence`.
 #[derive(Clone, Debug, Default)]
@@ -85,27 +80,31 @@ pub enum TokenChoice<'a> {
     Token(&'a str),
 }
 
+/// The members of an object; of equal keys the last counts.
+type Fields = BTreeMap<String, Box<RawValue>>;
+
 impl JoinPayload {
-    /// Reads a payload. Fields that make no sense take their defaults.
+    /// Reads a payload. Fields that make no sense take their defaults and are listed in `problems`.
     ///
     /// # Errors
-    /// For shapes no default can stand in for: the payload or `config` is no object, `broadcast` is a string, number
-    /// or boolean, or an entry of `postgres_changes` is no object.
+    /// For shapes no default can stand in for: the payload or `config` is no object, `broadcast` is neither an object
+    /// nor null, or an entry of `postgres_changes` is neither.
     pub fn parse(raw: &RawValue) -> Result<Self, JoinError> {
-        let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get())
-            .map_err(|_| JoinError("the payload of phx_join must be an object".to_owned()))?;
-        let mut problems = Vec::new();
-        let mut token = |key: &str| match value(fields.get(key)) {
-            Value::String(token) => Some(token),
-            Value::Null => None,
-            _ => {
-                problems.push(format!("{key} must be a string"));
-                None
-            }
-        };
-        let (access_token, user_token) = (token("access_token"), token("user_token"));
-        let config = fields.get("config").map(|config| JoinConfig::parse(config, &mut problems)).transpose()?;
-        Ok(Self { config, access_token, user_token, problems })
+        let fields =
+            object(raw).ok_or_else(|| JoinError("the payload of phx_join must be an object".to_owned()))?;
+        let mut reader = Reader::default();
+        let access_token = reader.token(&fields, "access_token");
+        let user_token = reader.token(&fields, "user_token");
+        let config = fields
+            .get("config")
+            .map(|config| reader.config(config))
+            .transpose()?;
+        Ok(Self {
+            config,
+            access_token,
+            user_token,
+            problems: reader.problems,
+        })
     }
 
     /// The token the channel is to be judged by. Opaque `sb_` keys stand for the connection's.
@@ -120,96 +119,155 @@ impl JoinPayload {
     }
 }
 
-impl JoinConfig {
-    fn parse(raw: &RawValue, problems: &mut Vec<String>) -> Result<Self, JoinError> {
-        if raw.get() == "null" {
-            return Ok(Self::default());
+/// Reads fields and notes those it cannot make sense of. One note for each field at most.
+#[derive(Default)]
+struct Reader {
+    problems: Vec<String>,
+}
+
+impl Reader {
+    fn problem(&mut self, field: &str, expected: &str) {
+        self.problems.push(format!("{field} must be {expected}"));
+    }
+
+    fn config(&mut self, raw: &RawValue) -> Result<JoinConfig, JoinError> {
+        if is_null(raw) {
+            return Ok(JoinConfig::default());
         }
-        let fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(raw.get())
-            .map_err(|_| JoinError("`config` must be an object".to_owned()))?;
-        let broadcast = match value(fields.get("broadcast")) {
-            Value::Object(fields) => Broadcast::parse(&fields, problems),
-            Value::Null | Value::Array(_) => Broadcast::default(),
-            _ => return Err(JoinError("`config.broadcast` must be an object".to_owned())),
-        };
-        let presence = match value(fields.get("presence")) {
-            Value::Object(fields) => Presence::parse(&fields, problems),
-            Value::Null => Presence::default(),
-            _ => {
-                problems.push("presence must be an object".to_owned());
-                Presence::default()
-            }
-        };
-        let options = match value(fields.get("postgres_changes_options")) {
-            Value::Object(fields) => PostgresChangesOptions {
-                wait: flag(fields.get("wait"), "postgres_changes_options.wait", problems),
-                timeout_ms: fields.get("timeout").and_then(Value::as_u64),
-            },
-            _ => PostgresChangesOptions::default(),
-        };
-        Ok(Self {
-            private: flag(Some(&value(fields.get("private"))), "private", problems),
-            broadcast,
-            presence,
-            postgres_changes: bindings(fields.get("postgres_changes").map(|raw| &**raw), problems)?,
-            postgres_changes_options: options,
+        let fields = object(raw).ok_or_else(|| JoinError("`config` must be an object".to_owned()))?;
+        Ok(JoinConfig {
+            private: self.flag(&fields, "private", "private"),
+            broadcast: self.broadcast(&fields)?,
+            presence: self.presence(&fields),
+            postgres_changes: self.bindings(&fields)?,
+            postgres_changes_options: self.postgres_changes_options(&fields),
         })
     }
-}
 
-impl Broadcast {
-    fn parse(fields: &Map<String, Value>, problems: &mut Vec<String>) -> Self {
-        Self {
-            ack: flag(fields.get("ack"), "broadcast.ack", problems),
-            own: flag(fields.get("self"), "broadcast.self", problems),
+    fn broadcast(&mut self, config: &Fields) -> Result<Broadcast, JoinError> {
+        let Some(raw) = present(config, "broadcast") else {
+            return Ok(Broadcast::default());
+        };
+        let mut fields =
+            object(raw).ok_or_else(|| JoinError("`config.broadcast` must be an object".to_owned()))?;
+        Ok(Broadcast {
+            ack: self.flag(&fields, "ack", "broadcast.ack"),
+            own: self.flag(&fields, "self", "broadcast.self"),
             // Anything but null and false, the string "false" included.
-            replication_ready: !matches!(fields.get("replication_ready"), None | Some(Value::Null | Value::Bool(false))),
-            replay: fields.get("replay").cloned().map(Replay),
+            replication_ready: present(&fields, "replication_ready").is_some_and(|raw| raw.get() != "false"),
+            replay: fields.remove("replay"),
+        })
+    }
+
+    fn presence(&mut self, config: &Fields) -> Presence {
+        let Some(fields) = self.optional_object(config, "presence") else {
+            return Presence::default();
+        };
+        Presence {
+            enabled: self.flag(&fields, "enabled", "presence.enabled"),
+            key: present(&fields, "key").and_then(|raw| self.presence_key(raw)),
         }
     }
-}
 
-impl Presence {
-    fn parse(fields: &Map<String, Value>, problems: &mut Vec<String>) -> Self {
-        let key = match fields.get("key") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(key)) => Some(key.clone()).filter(|key| !key.is_empty()),
-            Some(key @ (Value::Number(_) | Value::Bool(_))) => Some(key.to_string()),
-            Some(Value::Array(_) | Value::Object(_)) => {
-                problems.push("presence.key must be a string".to_owned());
+    /// Numbers and booleans are shown as strings; objects and arrays break the reference for everybody, so they count
+    /// as no key.
+    fn presence_key(&mut self, raw: &RawValue) -> Option<String> {
+        match raw.get().as_bytes().first() {
+            Some(b'"') => match serde_json::from_str::<String>(raw.get()) {
+                Ok(key) => Some(key).filter(|key| !key.is_empty()),
+                Err(_) => {
+                    self.problem("presence.key", "valid Unicode");
+                    None
+                }
+            },
+            Some(b'{' | b'[') | None => {
+                self.problem("presence.key", "a string");
                 None
             }
-        };
-        Self { enabled: flag(fields.get("enabled"), "presence.enabled", problems), key }
-    }
-}
-
-fn bindings(raw: Option<&RawValue>, problems: &mut Vec<String>) -> Result<Vec<BindingEntry>, JoinError> {
-    let Some(raw) = raw.filter(|raw| raw.get() != "null") else { return Ok(Vec::new()) };
-    let Ok(entries) = serde_json::from_str::<Vec<Box<RawValue>>>(raw.get()) else {
-        problems.push("postgres_changes must be a list".to_owned());
-        return Ok(Vec::new());
-    };
-    let entries = entries.into_iter().filter(|entry| entry.get() != "null").collect();
-    BindingEntry::number(entries)
-        .ok_or_else(|| JoinError("every entry of `config.postgres_changes` must be an object".to_owned()))
-}
-
-/// A field's value, null when it is not there.
-fn value(raw: Option<&Box<RawValue>>) -> Value {
-    raw.and_then(|raw| serde_json::from_str(raw.get()).ok()).unwrap_or_default()
-}
-
-/// `true`, `false`, or one of these words in any letter case; anything else is false.
-fn flag(value: Option<&Value>, name: &str, problems: &mut Vec<String>) -> bool {
-    match value {
-        None | Some(Value::Null) => false,
-        Some(Value::Bool(flag)) => *flag,
-        Some(Value::String(word)) if word.eq_ignore_ascii_case("true") => true,
-        Some(Value::String(word)) if word.eq_ignore_ascii_case("false") => false,
-        Some(_) => {
-            problems.push(format!("{name} must be a boolean"));
-            false
+            Some(_) => Some(raw.get().to_owned()),
         }
     }
+
+    fn bindings(&mut self, config: &Fields) -> Result<Vec<BindingEntry>, JoinError> {
+        let Some(raw) = present(config, "postgres_changes") else {
+            return Ok(Vec::new());
+        };
+        let Ok(entries) = serde_json::from_str::<Vec<Box<RawValue>>>(raw.get()) else {
+            self.problem("postgres_changes", "a list");
+            return Ok(Vec::new());
+        };
+        let entries = entries.into_iter().filter(|entry| !is_null(entry)).collect();
+        BindingEntry::number(entries).map_err(|at| {
+            let position = at + 1;
+            JoinError(format!(
+                "entry {position} of `config.postgres_changes` must be an object of plain JSON values"
+            ))
+        })
+    }
+
+    fn postgres_changes_options(&mut self, config: &Fields) -> PostgresChangesOptions {
+        let Some(fields) = self.optional_object(config, "postgres_changes_options") else {
+            return PostgresChangesOptions::default();
+        };
+        let timeout_ms = present(&fields, "timeout").and_then(|raw| {
+            let timeout_ms = serde_json::from_str(raw.get()).ok();
+            if timeout_ms.is_none() {
+                self.problem(
+                    "postgres_changes_options.timeout",
+                    "a whole number of milliseconds",
+                );
+            }
+            timeout_ms
+        });
+        PostgresChangesOptions {
+            wait: self.flag(&fields, "wait", "postgres_changes_options.wait"),
+            timeout_ms,
+        }
+    }
+
+    fn optional_object(&mut self, config: &Fields, key: &str) -> Option<Fields> {
+        let fields = object(present(config, key)?);
+        if fields.is_none() {
+            self.problem(key, "an object");
+        }
+        fields
+    }
+
+    fn token(&mut self, fields: &Fields, key: &str) -> Option<String> {
+        let token = serde_json::from_str(present(fields, key)?.get()).ok();
+        if token.is_none() {
+            self.problem(key, "a string");
+        }
+        token
+    }
+
+    /// `true`, `false`, or a string that is one of these words in any letter case; anything else is false.
+    fn flag(&mut self, fields: &Fields, key: &str, name: &str) -> bool {
+        let Some(raw) = present(fields, key) else {
+            return false;
+        };
+        let word = serde_json::from_str::<String>(raw.get());
+        match word.as_deref().unwrap_or(raw.get()) {
+            word if word.eq_ignore_ascii_case("true") => true,
+            word if word.eq_ignore_ascii_case("false") => false,
+            _ => {
+                self.problem(name, "true or false");
+                false
+            }
+        }
+    }
+}
+
+/// Members of a JSON object, if it is one.
+fn object(raw: &RawValue) -> Option<Fields> {
+    serde_json::from_str(raw.get()).ok()
+}
+
+/// A field that is there and not null.
+fn present<'a>(fields: &'a Fields, key: &str) -> Option<&'a RawValue> {
+    fields.get(key).map(|raw| &**raw).filter(|raw| !is_null(raw))
+}
+
+fn is_null(raw: &RawValue) -> bool {
+    raw.get() == "null"
 }

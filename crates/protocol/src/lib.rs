@@ -17,6 +17,8 @@ mod frame;
 pub mod fuzzing;
 mod join;
 mod message;
+mod quote;
+mod server_message;
 mod version;
 
 pub use binary::{
@@ -26,13 +28,14 @@ pub use binary::{
 pub use binding_entry::{BindingEntry, join_response};
 pub use decode::{FrameError, decode_binary, decode_text};
 pub use encode::{
-    Status, System, change_event, close, crash, fan_out, heartbeat_reply, postgres_changes, push, reply, system,
-    unmatched_topic,
+    Status, System, change_event, close, crash, fan_out, heartbeat_reply, postgres_changes, push, reply,
+    system, unmatched_topic,
 };
 pub use error_code::{ErrorCode, join_reason};
 pub use frame::Frame;
 pub use join::{
-    Broadcast, JoinConfig, JoinError, JoinPayload, PostgresChangesOptions, Presence, Replay, TokenChoice,
+    Broadcast, JoinConfig, JoinError, JoinPayload, PostgresChangesOptions, Presence, TokenChoice,
 };
 pub use message::{Message, Name, Payload, Ref};
+pub use server_message::{ServerMessage, decode_server_text, encode_client_text};
 pub use version::{UnsupportedVersion, Version};

@@ -1,13 +1,15 @@
 //! A message from a client, as far as routing needs it.
 
 use crate::binary::UserBroadcastPush;
+use crate::quote::quoted;
 use bytes::Bytes;
 use serde_json::value::RawValue;
 use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-/// A reference: any JSON value, echoed with the type it was received with (`protocol.md 2.2`).
+/// A reference: any JSON value, echoed with the type it was received with (`protocol.md 2.2`). Equal if the JSON text
+/// is: `1` and `"1"` are two references. Cheap to clone.
 #[derive(Clone, Default, PartialEq, Eq, Hash)]
 pub struct Ref(Option<Arc<str>>);
 
@@ -26,7 +28,7 @@ impl Ref {
     /// A string as a reference.
     #[must_use]
     pub fn from_text(text: &str) -> Self {
-        Self(Some(serde_json::Value::from(text).to_string().into()))
+        Self(Some(quoted(text).into()))
     }
 
     /// Whether it is null.
@@ -59,11 +61,9 @@ pub enum Name {
 }
 
 impl Name {
-    pub(crate) fn from_raw(raw: Box<RawValue>) -> Self {
-        match serde_json::from_str(raw.get()) {
-            Ok(text) => Self::Text(text),
-            Err(_) => Self::Other(raw),
-        }
+    pub(crate) fn from_raw(raw: &RawValue) -> Self {
+        // A string with half a surrogate pair is JSON, but no text; it is echoed as it came.
+        serde_json::from_str(raw.get()).map_or_else(|_| Self::Other(raw.to_owned()), Self::Text)
     }
 
     /// The string, if it is one.
@@ -79,7 +79,7 @@ impl Name {
     #[must_use]
     pub fn json(&self) -> Cow<'_, str> {
         match self {
-            Self::Text(text) => Cow::Owned(serde_json::Value::from(text.as_str()).to_string()),
+            Self::Text(text) => Cow::Owned(quoted(text)),
             Self::Other(raw) => Cow::Borrowed(raw.get()),
         }
     }

@@ -26,11 +26,15 @@ impl Version {
     /// If it is anything else.
     pub fn parse(vsn: &str) -> Result<Self, UnsupportedVersion> {
         let unsupported = || UnsupportedVersion(vsn.chars().take(32).collect());
-        let core = vsn.split_once('+').map_or(vsn, |(core, _)| core);
+        let core = vsn
+            .split_once('+')
+            .map_or(vsn, |(core, build)| if build.is_empty() { vsn } else { core });
         // A pre-release comes before its version, so `2.0.0-rc.1` is not a `2.0.*`.
         let numbers: Vec<&str> = core.split('.').collect();
         let is_number = |text: &&str| {
-            !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) && (text.len() == 1 || !text.starts_with('0'))
+            !text.is_empty()
+                && text.bytes().all(|b| b.is_ascii_digit())
+                && (text.len() == 1 || !text.starts_with('0'))
         };
         match numbers.as_slice() {
             [major, "0", patch] if is_number(patch) => match *major {
@@ -58,7 +62,21 @@ mod tests {
         ] {
             assert_eq!(Version::parse(vsn), Ok(version), "{vsn}");
         }
-        for vsn in ["", "2", "2.0", "3.0.0", "1.1.0", "2.0.0-rc.1", "2.0.x", "2.0.01", "02.0.0", " 2.0.0", "2.0.0.0"] {
+        for vsn in [
+            "",
+            "2",
+            "2.0",
+            "3.0.0",
+            "1.1.0",
+            "2.0.0-rc.1",
+            "2.0.x",
+            "2.0.01",
+            "02.0.0",
+            " 2.0.0",
+            "2.0.0.0",
+            "2.0.0+",
+            "2.0.-1",
+        ] {
             assert!(Version::parse(vsn).is_err(), "{vsn}");
         }
     }
