@@ -18,6 +18,26 @@ use walcast_postgres::{Cluster, Options, PLATFORM_SQL, Port, StartError};
 /// Names the folder to run a cluster in, in the processes that [`owner`] starts.
 const OWN: &str = "WALCAST_TEST_OWN_CLUSTER";
 
+/// The version to test.
+fn version() -> Option<u16> {
+    std::env::var("WALCAST_TEST_PG")
+        .ok()
+        .filter(|version| !version.is_empty())
+        .map(|version| version.parse().unwrap())
+}
+
+fn throwaway() -> Options {
+    let mut options = Options::throwaway();
+    options.version = version();
+    options
+}
+
+fn kept_in(folder: impl Into<PathBuf>) -> Options {
+    let mut options = Options::kept_in(folder);
+    options.version = version();
+    options
+}
+
 async fn connect(cluster: &Cluster, user: &str, password: &str) -> Result<Client, tokio_postgres::Error> {
     let (client, connection) = tokio_postgres::Config::new()
         .host("127.0.0.1")
@@ -52,7 +72,7 @@ fn folder() -> tempfile::TempDir {
 #[tokio::test]
 async fn a_kept_cluster_finds_its_data_again() {
     let folder = folder();
-    let mut first = Cluster::start(Options::kept_in(folder.path())).await.unwrap();
+    let mut first = Cluster::start(kept_in(folder.path())).await.unwrap();
     connect_by_socket(&first)
         .await
         .batch_execute("create table kept (n int); insert into kept values (7)")
@@ -61,7 +81,7 @@ async fn a_kept_cluster_finds_its_data_again() {
     first.stop().await.unwrap();
     drop(first);
 
-    let mut second = Cluster::start(Options::kept_in(folder.path())).await.unwrap();
+    let mut second = Cluster::start(kept_in(folder.path())).await.unwrap();
     let row = connect_by_socket(&second)
         .await
         .query_one("select n from kept", &[])
@@ -73,7 +93,7 @@ async fn a_kept_cluster_finds_its_data_again() {
 
 #[tokio::test]
 async fn a_killed_cluster_recovers_on_the_same_port() {
-    let mut cluster = Cluster::start(Options::throwaway()).await.unwrap();
+    let mut cluster = Cluster::start(throwaway()).await.unwrap();
     let port = cluster.port();
     connect_by_socket(&cluster)
         .await
@@ -98,7 +118,7 @@ async fn a_killed_cluster_recovers_on_the_same_port() {
 
 #[tokio::test]
 async fn the_end_of_postgres_is_told() {
-    let cluster = Cluster::start(Options::throwaway()).await.unwrap();
+    let cluster = Cluster::start(throwaway()).await.unwrap();
     let ended = cluster.ended();
     signal("-QUIT", cluster.pid().unwrap());
     tokio::time::timeout(Duration::from_secs(20), ended)
@@ -109,7 +129,7 @@ async fn the_end_of_postgres_is_told() {
 
 #[tokio::test]
 async fn logical_replication_is_on_and_settings_win() {
-    let options = Options::throwaway()
+    let options = throwaway()
         .setting("max_replication_slots", "3")
         .setting("log_line_prefix", r"it's \ %p ");
     let cluster = Cluster::start(options).await.unwrap();
@@ -131,7 +151,7 @@ async fn logical_replication_is_on_and_settings_win() {
 
 #[tokio::test]
 async fn tcp_asks_for_a_password_and_hba_lines_decide_before_that() {
-    let mut options = Options::throwaway();
+    let mut options = throwaway();
     options.hba.push("host all shut all reject".to_owned());
     let cluster = Cluster::start(options).await.unwrap();
     let setup = "create role known login password 'right'; create role shut login password 'right'";
@@ -152,7 +172,7 @@ async fn tcp_asks_for_a_password_and_hba_lines_decide_before_that() {
 async fn a_taken_port_is_said_plainly() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let mut options = Options::throwaway();
+    let mut options = throwaway();
     options.port = Port::Fixed(port);
     let error = Cluster::start(options).await.unwrap_err();
     assert!(
@@ -163,7 +183,7 @@ async fn a_taken_port_is_said_plainly() {
 
 #[tokio::test]
 async fn a_port_that_is_taken_while_stopped_is_said_plainly() {
-    let mut cluster = Cluster::start(Options::throwaway()).await.unwrap();
+    let mut cluster = Cluster::start(throwaway()).await.unwrap();
     cluster.stop().await.unwrap();
     let _listener = TcpListener::bind(("127.0.0.1", cluster.port())).unwrap();
     let error = cluster.restart().await.unwrap_err();
@@ -175,7 +195,7 @@ async fn a_port_that_is_taken_while_stopped_is_said_plainly() {
 
 #[tokio::test]
 async fn a_setting_postgres_refuses_is_reported_with_its_own_words() {
-    let error = Cluster::start(Options::throwaway().setting("wal_level", "sideways"))
+    let error = Cluster::start(throwaway().setting("wal_level", "sideways"))
         .await
         .unwrap_err();
     assert!(
@@ -187,8 +207,8 @@ async fn a_setting_postgres_refuses_is_reported_with_its_own_words() {
 #[tokio::test]
 async fn a_cluster_has_one_owner_at_a_time() {
     let folder = folder();
-    let _first = Cluster::start(Options::kept_in(folder.path())).await.unwrap();
-    let error = Cluster::start(Options::kept_in(folder.path())).await.unwrap_err();
+    let _first = Cluster::start(kept_in(folder.path())).await.unwrap();
+    let error = Cluster::start(kept_in(folder.path())).await.unwrap_err();
     assert!(matches!(error, StartError::InUse { .. }), "{error}");
 }
 
@@ -197,8 +217,8 @@ async fn data_of_another_version_are_refused_by_name() {
     let folder = folder();
     std::fs::create_dir(folder.path().join("data")).unwrap();
     std::fs::write(folder.path().join("data/PG_VERSION"), "12\n").unwrap();
-    let mut options = Options::kept_in(folder.path());
-    let installed = walcast_postgres::Installation::find(None).unwrap().major();
+    let mut options = kept_in(folder.path());
+    let installed = walcast_postgres::Installation::find(version()).unwrap().major();
     options.version = Some(installed);
     let error = Cluster::start(options).await.unwrap_err();
     assert!(
@@ -211,7 +231,7 @@ async fn data_of_another_version_are_refused_by_name() {
 async fn a_folder_with_a_path_too_long_for_a_socket_will_do() {
     let folder = folder();
     let long = folder.path().join("x".repeat(120));
-    let mut cluster = Cluster::start(Options::kept_in(&long)).await.unwrap();
+    let mut cluster = Cluster::start(kept_in(&long)).await.unwrap();
     connect_by_socket(&cluster)
         .await
         .query_one("select 1", &[])
@@ -222,7 +242,7 @@ async fn a_folder_with_a_path_too_long_for_a_socket_will_do() {
 
 #[tokio::test]
 async fn the_platform_can_be_laid_twice() {
-    let cluster = Cluster::start(Options::throwaway()).await.unwrap();
+    let cluster = Cluster::start(throwaway()).await.unwrap();
     let client = connect_by_socket(&cluster).await;
     client.batch_execute(PLATFORM_SQL).await.unwrap();
     client.batch_execute(PLATFORM_SQL).await.unwrap();
@@ -236,9 +256,9 @@ async fn owner_process() {
         return;
     };
     let options = if folder == "throwaway" {
-        Options::throwaway()
+        throwaway()
     } else {
-        Options::kept_in(folder)
+        kept_in(folder)
     };
     let cluster = Cluster::start(options).await.unwrap();
     println!("OWNER {} {}", cluster.pid().unwrap(), cluster.folder().display());
@@ -330,7 +350,7 @@ async fn a_postgres_left_behind_with_its_watchdog_killed_is_stopped_by_the_next_
     owner.wait().unwrap();
     assert!(runs(pid), "with the watchdog gone nothing stops it");
 
-    let mut next = Cluster::start(Options::kept_in(&folder)).await.unwrap();
+    let mut next = Cluster::start(kept_in(&folder)).await.unwrap();
     assert!(!runs(pid));
     assert_ne!(next.pid(), Some(pid));
     next.stop().await.unwrap();
@@ -347,7 +367,7 @@ fn parent(pid: u32) -> u32 {
 #[tokio::test]
 async fn a_stale_status_file_that_names_some_other_process_is_no_hindrance() {
     let folder = folder();
-    let mut first = Cluster::start(Options::kept_in(folder.path())).await.unwrap();
+    let mut first = Cluster::start(kept_in(folder.path())).await.unwrap();
     let status_file = first.folder().join("data/postmaster.pid");
     let status = std::fs::read_to_string(&status_file).unwrap();
     first.stop().await.unwrap();
@@ -356,13 +376,13 @@ async fn a_stale_status_file_that_names_some_other_process_is_no_hindrance() {
     let stale = status.replacen(status.lines().next().unwrap(), &std::process::id().to_string(), 1);
     std::fs::write(&status_file, stale).unwrap();
 
-    let mut second = Cluster::start(Options::kept_in(folder.path())).await.unwrap();
+    let mut second = Cluster::start(kept_in(folder.path())).await.unwrap();
     second.stop().await.unwrap();
 }
 
 #[tokio::test]
 async fn a_dropped_cluster_stops() {
-    let cluster = Cluster::start(Options::throwaway()).await.unwrap();
+    let cluster = Cluster::start(throwaway()).await.unwrap();
     let (ended, folder) = (cluster.ended(), cluster.folder().to_owned());
     std::thread::spawn(move || drop(cluster)).join().unwrap();
     tokio::time::timeout(Duration::from_secs(20), ended)

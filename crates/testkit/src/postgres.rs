@@ -82,10 +82,11 @@ impl Postgres {
         }
     }
 
-    /// A new database that holds what the Supabase platform provides.
+    /// A new database that holds what the Supabase platform provides. Keep it: with the value the sessions go too.
     ///
     /// # Panics
     /// When it cannot be made, with the reason.
+    #[must_use = "the database is dropped with this value"]
     pub async fn database(&self) -> Database {
         let name = self.keeper.create().await;
         Database::new(name, self.port, self.superuser.clone(), self.keeper.clone())

@@ -48,7 +48,8 @@ async fn a_database_is_dropped_with_its_value_though_sessions_and_slots_are_in_i
     let name = database.name().to_owned();
     drop(database);
 
-    let witness = postgres.database().await.client().await;
+    let other = postgres.database().await;
+    let witness = other.client().await;
     until("the drop", || async {
         let query = "select exists (select from pg_database where datname = $1)";
         let there: bool = witness.query_one(query, &[&name]).await.unwrap().get(0);
