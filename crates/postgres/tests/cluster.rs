@@ -6,14 +6,14 @@
     reason = "tests state facts; clippy only knows that of the functions marked so"
 )]
 
-use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
-use walcast_postgres::{Cluster, Options, PLATFORM_SQL, Port, StartError};
+use walcast_postgres::{Cluster, Options, PLATFORM_SQL, Port, StartError, Tls};
 
 /// Names the folder to run a cluster in, in the processes that [`owner`] starts.
 const OWN: &str = "WALCAST_TEST_OWN_CLUSTER";
@@ -165,6 +165,29 @@ async fn tcp_asks_for_a_password_and_hba_lines_decide_before_that() {
     for (user, password, refusal) in [("known", "wrong", "28P01"), ("shut", "right", "28000")] {
         let error = connect(&cluster, user, password).await.unwrap_err();
         assert_eq!(error.code().unwrap().code(), refusal, "{user}");
+    }
+}
+
+#[tokio::test]
+async fn tls_is_offered_with_a_certificate_only() {
+    let rcgen::CertifiedKey { cert, signing_key } =
+        rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let tls = Tls {
+        certificate_pem: cert.pem(),
+        key_pem: signing_key.serialize_pem(),
+    };
+    for (tls, answer) in [(Some(tls), b'S'), (None, b'N')] {
+        let mut options = throwaway();
+        options.tls = tls;
+        let cluster = Cluster::start(options).await.unwrap();
+        // SSLRequest: its length and its code.
+        let mut connection = TcpStream::connect(("127.0.0.1", cluster.port())).unwrap();
+        connection
+            .write_all(&[0, 0, 0, 8, 0x04, 0xd2, 0x16, 0x2f])
+            .unwrap();
+        let mut answered = [0];
+        connection.read_exact(&mut answered).unwrap();
+        assert_eq!(answered, [answer]);
     }
 }
 
