@@ -1,67 +1,12 @@
 //! Settings, judged: from raw text to values that the rest of the server can rely on.
 
-use std::fmt;
 use std::net::IpAddr;
-use std::str::FromStr;
 use std::time::Duration;
 
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-
+use crate::database_url::database_url;
 use crate::options::Options;
+use crate::setting::{ConfigError, Secret, boolean, duration, invalid, limit, number, parse, text};
 use crate::token::{ClaimRules, Verifier};
-
-/// Why the configuration was refused. Each message names the variable.
-#[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum ConfigError {
-    /// A variable without which nothing can be served.
-    #[error("{variable} is not set: {remedy}")]
-    Missing {
-        /// The variable.
-        variable: &'static str,
-        /// What to set it to.
-        remedy: &'static str,
-    },
-    /// A value that means nothing.
-    #[error("{variable} must be {expected}, but is `{value}`")]
-    Invalid {
-        /// The variable.
-        variable: &'static str,
-        /// What it may be.
-        expected: String,
-        /// What it was.
-        value: String,
-    },
-    /// A value that means nothing and may hold a password, so it is not repeated.
-    #[error("{variable} must be {expected}")]
-    InvalidSecret {
-        /// The variable.
-        variable: &'static str,
-        /// What it may be.
-        expected: String,
-    },
-}
-
-/// Text that must not be seen in a log: a password, a key, a URL with a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(hidden)")
-    }
-}
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -367,76 +312,6 @@ pub fn log_format(raw: &Option<String>) -> Result<LogFormat, ConfigError> {
     }
 }
 
-/// The value, if there is one: an empty variable is none.
-pub(crate) fn text(raw: &Option<String>) -> Option<&str> {
-    raw.as_deref().filter(|value| !value.trim().is_empty())
-}
-
-fn invalid(variable: &'static str, expected: impl Into<String>, value: &str) -> ConfigError {
-    ConfigError::Invalid {
-        variable,
-        expected: expected.into(),
-        value: value.to_owned(),
-    }
-}
-
-fn parse<T: FromStr>(variable: &'static str, value: &str, expected: &str) -> Result<T, ConfigError> {
-    value
-        .trim()
-        .parse()
-        .map_err(|_| invalid(variable, expected, value))
-}
-
-fn number<T>(
-    variable: &'static str,
-    raw: &Option<String>,
-    default: T,
-    least: T,
-    most: T,
-) -> Result<T, ConfigError>
-where
-    T: FromStr + PartialOrd + fmt::Display + Copy,
-{
-    let Some(value) = text(raw) else {
-        return Ok(default);
-    };
-    match value.trim().parse::<T>() {
-        Ok(number) if number >= least && number <= most => Ok(number),
-        _ => Err(invalid(
-            variable,
-            format!("a whole number from {least} to {most}"),
-            value,
-        )),
-    }
-}
-
-fn duration(
-    variable: &'static str,
-    raw: &Option<String>,
-    default_ms: u64,
-    least_ms: u64,
-    most_ms: u64,
-) -> Result<Duration, ConfigError> {
-    number(variable, raw, default_ms, least_ms, most_ms).map(Duration::from_millis)
-}
-
-fn limit(variable: &'static str, raw: &Option<String>) -> Result<Option<usize>, ConfigError> {
-    text(raw)
-        .map(|_| number(variable, raw, 0, 1, u32::MAX as usize))
-        .transpose()
-}
-
-fn boolean(variable: &'static str, raw: &Option<String>, default: bool) -> Result<bool, ConfigError> {
-    let Some(value) = text(raw) else {
-        return Ok(default);
-    };
-    match value.trim().to_ascii_lowercase().as_str() {
-        "true" | "1" | "yes" | "on" => Ok(true),
-        "false" | "0" | "no" | "off" => Ok(false),
-        _ => Err(invalid(variable, "true or false", value)),
-    }
-}
-
 fn claim_rules(raw: &Option<String>) -> Result<ClaimRules, ConfigError> {
     let Some(value) = text(raw) else {
         return Ok(ClaimRules::default());
@@ -448,63 +323,6 @@ fn claim_rules(raw: &Option<String>) -> Result<ClaimRules, ConfigError> {
             value,
         )
     })
-}
-
-fn ssl_mode(raw: &Option<String>) -> Result<&'static str, ConfigError> {
-    match text(raw).map(str::to_ascii_lowercase).as_deref() {
-        None | Some("prefer") => Ok("prefer"),
-        Some("true" | "1" | "require") => Ok("require"),
-        Some("false" | "0" | "disable") => Ok("disable"),
-        Some("verify-ca") => Ok("verify-ca"),
-        Some("verify-full") => Ok("verify-full"),
-        Some(other) => Err(invalid(
-            "DB_SSL",
-            "true, false, or one of disable, prefer, require, verify-ca, verify-full",
-            other,
-        )),
-    }
-}
-
-/// One URL for both drivers, from `DATABASE_URL` or the parts.
-fn database_url(options: &Options) -> Result<String, ConfigError> {
-    let mode = ssl_mode(&options.db_ssl)?;
-    if let Some(given) = text(&options.database_url) {
-        let expected = || ConfigError::InvalidSecret {
-            variable: "DATABASE_URL",
-            expected: "a URL such as postgres://user:password@host:5432/database".to_owned(),
-        };
-        let mut url = url::Url::parse(given.trim()).map_err(|_| expected())?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(expected());
-        }
-        if text(&options.db_ssl).is_some() && !url.query_pairs().any(|(key, _)| key == "sslmode") {
-            url.query_pairs_mut().append_pair("sslmode", mode);
-        }
-        return Ok(url.into());
-    }
-
-    let encode = |part: &str| utf8_percent_encode(part, NON_ALPHANUMERIC).to_string();
-    let host = text(&options.db_host).unwrap_or("localhost").trim();
-    let host = match host.parse::<std::net::Ipv6Addr>() {
-        Ok(address) => format!("[{address}]"),
-        Err(_) if host.starts_with('/') => encode(host),
-        Err(_) if host.contains(|c: char| !(c.is_ascii_alphanumeric() || "-_.[]:".contains(c))) => {
-            return Err(invalid(
-                "DB_HOST",
-                "a host name, an address, or a socket directory",
-                host,
-            ));
-        }
-        Err(_) => host.to_owned(),
-    };
-    let port: u16 = number("DB_PORT", &options.db_port, 5432, 1, u16::MAX)?;
-    let user = encode(text(&options.db_user).unwrap_or("postgres"));
-    let password = text(&options.db_password).map(|password| format!(":{}", encode(password)));
-    let name = encode(text(&options.db_name).unwrap_or("postgres"));
-    Ok(format!(
-        "postgres://{user}{}@{host}:{port}/{name}?sslmode={mode}",
-        password.unwrap_or_default()
-    ))
 }
 
 #[cfg(test)]

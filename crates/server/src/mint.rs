@@ -42,7 +42,7 @@ pub enum MintError {
 /// # Errors
 /// No secret, or claims that cannot be written as JSON.
 pub fn mint(options: &TokenOptions) -> Result<String, MintError> {
-    let secret = crate::config::text(&options.api_jwt_secret).ok_or(MintError::NoSecret)?;
+    let secret = crate::setting::text(&options.api_jwt_secret).ok_or(MintError::NoSecret)?;
     let issued_at_s = now_s();
     let mut claims = Map::new();
     claims.insert("role".to_owned(), options.role.clone().into());

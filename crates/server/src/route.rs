@@ -22,6 +22,9 @@ const MAX_TOPICS: usize = 99_999;
 /// Frames for a topic that may wait until its join is decided; then the socket reads no further until it is.
 const BACKLOG_FRAMES: usize = 64;
 
+/// Joins of one socket that may be under way; then it reads no further until one is decided.
+const JOINS_UNDER_WAY: usize = 256;
+
 /// A topic of a socket.
 pub(crate) struct Slot {
     /// Number of its join.
@@ -99,7 +102,9 @@ impl Socket {
             (SlotState::Joining(_), "phx_join") => self.supersede(message),
             (SlotState::Joining(joining), _) => {
                 joining.backlog.push(message);
-                self.backlogged |= joining.backlog.len() >= BACKLOG_FRAMES;
+                if joining.backlog.len() >= BACKLOG_FRAMES {
+                    self.full_backlog = Some(slot.generation);
+                }
             }
             (SlotState::Joined(_), "phx_join") => {
                 let replaced = self.remove(topic).map(|channel| channel.join_ref);
@@ -180,6 +185,7 @@ impl Socket {
             Err(_) => Done::Abandoned,
         }));
         self.work.push(work);
+        self.joining += 1;
         let joining = Joining {
             join_ref: message.join_ref,
             reference: message.reference,
@@ -202,10 +208,8 @@ impl Socket {
         let Some(topic) = message.topic.as_str() else {
             return;
         };
-        let Some((topic, slot)) = self.topics.remove_entry(topic) else {
-            return;
-        };
-        let SlotState::Joining(joining) = slot.state else {
+        let topic: Arc<str> = topic.into();
+        let Some(joining) = self.take_joining(&topic) else {
             return;
         };
         joining.abort.abort();
@@ -214,8 +218,31 @@ impl Socket {
             reason: "UnknownErrorOnChannel: a newer join of this topic took the place of this one".to_owned(),
             remedy: "wait for the answer before joining again",
         };
-        self.refuse_join(&topic, *joining, &refused);
+        self.refuse_join(&topic, joining, &refused);
         self.route(message);
+    }
+
+    /// Takes a join that is under way out of its topic, which is free then.
+    fn take_joining(&mut self, topic: &str) -> Option<Joining> {
+        let slot = self.topics.remove(topic)?;
+        match slot.state {
+            SlotState::Joining(joining) => {
+                self.joining -= 1;
+                self.full_backlog
+                    .take_if(|generation| *generation == slot.generation);
+                Some(*joining)
+            }
+            joined @ SlotState::Joined(_) => {
+                self.topics.insert(
+                    topic.into(),
+                    Slot {
+                        generation: slot.generation,
+                        state: joined,
+                    },
+                );
+                None
+            }
+        }
     }
 
     /// A join is decided.
@@ -232,15 +259,12 @@ impl Socket {
         {
             return;
         }
-        let Some(slot) = self.topics.remove(topic) else {
-            return;
-        };
-        let SlotState::Joining(joining) = slot.state else {
+        let Some(joining) = self.take_joining(topic) else {
             return;
         };
         match joined {
-            Ok(accepted) => self.accept_join(topic, generation, *joining, accepted),
-            Err(refused) => self.refuse_join(topic, *joining, &refused),
+            Ok(accepted) => self.accept_join(topic, generation, joining, accepted),
+            Err(refused) => self.refuse_join(topic, joining, &refused),
         }
     }
 
@@ -271,7 +295,10 @@ impl Socket {
             self.announce_casting(topic, generation, &casting);
         }
         joining.gate.open();
-        self.replay(joining.backlog);
+        joining
+            .backlog
+            .into_iter()
+            .for_each(|message| self.route(message));
     }
 
     fn refuse_join(&mut self, topic: &Arc<str>, joining: Joining, refused: &Refused) {
@@ -287,7 +314,10 @@ impl Socket {
         );
         self.close_replaced(topic, joining.replaced);
         self.note_emptiness();
-        self.replay(joining.backlog);
+        joining
+            .backlog
+            .into_iter()
+            .for_each(|message| self.route(message));
     }
 
     fn close_replaced(&mut self, topic: &str, replaced: Option<Ref>) {
@@ -296,15 +326,9 @@ impl Socket {
         }
     }
 
-    /// Routes what waited for a join.
-    fn replay(&mut self, backlog: Vec<Message>) {
-        self.backlogged = self.topics.values().any(|slot| match &slot.state {
-            SlotState::Joining(joining) => joining.backlog.len() >= BACKLOG_FRAMES,
-            SlotState::Joined(_) => false,
-        });
-        for message in backlog {
-            self.route(message);
-        }
+    /// Whether the client's next message can be dealt with; what it sends meanwhile waits in its own buffers.
+    pub(crate) fn may_read(&self) -> bool {
+        self.full_backlog.is_none() && self.joining < JOINS_UNDER_WAY
     }
 
     /// `protocol.md 8.3`.

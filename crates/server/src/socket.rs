@@ -60,8 +60,10 @@ pub struct Socket {
     pub(crate) work: FuturesUnordered<BoxFuture<'static, Done>>,
     /// Number of the last join of this socket; tells a result that comes late from one that counts.
     pub(crate) last_generation: u64,
-    /// Whether a topic that is being joined has as many frames waiting as it may: reading pauses.
-    pub(crate) backlogged: bool,
+    /// Joins under way.
+    pub(crate) joining: usize,
+    /// The join that has as many frames waiting for it as may wait. There is one at most, for reading pauses.
+    pub(crate) full_backlog: Option<u64>,
     /// When the last channel was left.
     pub(crate) without_channel_since: Option<Instant>,
     wire: Wire,
@@ -116,7 +118,8 @@ impl Socket {
             topics: HashMap::new(),
             work: FuturesUnordered::new(),
             last_generation: 0,
-            backlogged: false,
+            joining: 0,
+            full_backlog: None,
             without_channel_since: None,
             wire,
             seen_bytes: 0,
@@ -153,7 +156,7 @@ impl Socket {
         {
             return Poll::Ready(Event::Done(done));
         }
-        if !self.backlogged {
+        if self.may_read() {
             let read = self.wire.poll_read(context);
             self.note_life();
             match read {

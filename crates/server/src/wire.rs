@@ -73,6 +73,8 @@ pub struct Wire {
     /// Replies made while reading, whole frames, not yet in `line`.
     control: Vec<u8>,
     line: VecDeque<Segment>,
+    /// Bytes of caught replies in `line`.
+    control_bytes: usize,
     /// Bytes of the first segment that are written.
     written_bytes: usize,
     /// The last large payload, kept until the next read so that its buffer is not reused (see `read`).
@@ -144,6 +146,7 @@ impl Wire {
             context,
             control: Vec::new(),
             line: VecDeque::new(),
+            control_bytes: 0,
             written_bytes: 0,
             large: None,
             read_bytes: already_read.len() as u64,
@@ -195,7 +198,7 @@ impl Wire {
     pub fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Incoming, WireError>> {
         loop {
             // A client that pings without reading our pongs must not fill our memory.
-            if self.line.len() > 1 && self.control_waiting() > MAX_CONTROL_BYTES {
+            if self.control_bytes > MAX_CONTROL_BYTES {
                 return Poll::Pending;
             }
             match self.read() {
@@ -233,20 +236,13 @@ impl Wire {
     fn adopt_control(&mut self) {
         if !self.control.is_empty() {
             let payload = Bytes::from(std::mem::take(&mut self.control));
+            self.control_bytes += payload.len();
             self.line.push_back(Segment {
                 header: [0; 10],
                 header_len: 0,
                 payload,
             });
         }
-    }
-
-    fn control_waiting(&self) -> usize {
-        self.line
-            .iter()
-            .filter(|segment| segment.header_len == 0)
-            .map(Segment::len)
-            .sum()
     }
 
     /// Writes until the line is empty. Returns `Ready` with the bytes written whenever some were; `Pending` when
@@ -304,6 +300,9 @@ impl Wire {
                 return;
             }
             self.written_bytes -= first.len();
+            if first.header_len == 0 {
+                self.control_bytes -= first.len();
+            }
             self.line.pop_front();
         }
         if self.line.capacity() > 8 {
@@ -314,6 +313,12 @@ impl Wire {
     /// Drops what has not begun to be written, for a close that must not wait behind it.
     pub fn drop_waiting(&mut self) {
         self.line.truncate(usize::from(self.written_bytes > 0));
+        self.control_bytes = self
+            .line
+            .iter()
+            .filter(|segment| segment.header_len == 0)
+            .map(Segment::len)
+            .sum();
     }
 
     /// Puts a close frame in the line, unless one was sent or received before.

@@ -307,3 +307,23 @@ async fn a_newer_join_of_a_topic_takes_the_place_of_one_under_way() {
     assert_eq!(status, "ok");
     socket.expect_silence().await;
 }
+
+#[tokio::test]
+async fn more_joins_at_once_than_may_be_under_way_are_all_answered() {
+    let server = Walcast::start(&[("WALCAST_JOIN_TIMEOUT_MS", "300")]).await;
+    let mut socket = server.socket().await;
+    let changes = json!({"config": {"postgres_changes": [{"event": "*", "schema": "public", "table": "t"}]}});
+    for number in 0..600 {
+        let topic = format!("realtime:{number}");
+        socket
+            .send_json(json!([number, number, topic, "phx_join", changes]))
+            .await;
+    }
+    let mut answered = std::collections::HashSet::new();
+    for _ in 0..600 {
+        let reply = socket.receive().await;
+        assert_eq!(reply[4]["status"], "error");
+        assert!(answered.insert(reply[1].as_i64().unwrap()), "{reply} came twice");
+    }
+    socket.expect_silence().await;
+}
