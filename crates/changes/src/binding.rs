@@ -21,7 +21,9 @@ pub enum EventFilter {
 
 impl EventFilter {
     fn parse(event: Option<&Value>) -> Self {
-        let Some(Value::String(event)) = event else { return Self::All };
+        let Some(Value::String(event)) = event else {
+            return Self::All;
+        };
         match event.to_uppercase().as_str() {
             "INSERT" => Self::Insert,
             "UPDATE" => Self::Update,
@@ -52,7 +54,11 @@ pub enum Pattern {
 
 impl Pattern {
     fn parse(name: &str) -> Self {
-        if name == "*" { Self::Any } else { Self::Exact(name.to_owned()) }
+        if name == "*" {
+            Self::Any
+        } else {
+            Self::Exact(name.to_owned())
+        }
     }
 
     /// Whether `name` is meant.
@@ -99,10 +105,14 @@ pub struct Binding {
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BindingError {
     /// Neither schema nor table in a usable combination; holds the dump of the entry.
-    #[error("No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {0}")]
+    #[error(
+        "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: {0}"
+    )]
     NoParams(String),
     /// `select` is a string.
-    #[error("Error parsing `select` params: expected a list of column name strings, e.g. select: [\"col1\", \"col2\"]")]
+    #[error(
+        "Error parsing `select` params: expected a list of column name strings, e.g. select: [\"col1\", \"col2\"]"
+    )]
     SelectNotAList,
     /// `select` together with a wildcard.
     #[error(
@@ -123,17 +133,23 @@ impl Binding {
         let event = EventFilter::parse(entry.get("event"));
         let select = match entry.get("select") {
             Some(Value::Array(items)) => {
-                let names: Vec<String> = items.iter().filter_map(|item| item.as_str().map(str::to_owned)).collect();
+                let names: Vec<String> = items
+                    .iter()
+                    .filter_map(|item| item.as_str().map(str::to_owned))
+                    .collect();
                 (!names.is_empty()).then_some(names)
             }
             Some(Value::String(_)) => return Err(BindingError::SelectNotAList),
             _ => None,
         };
-        let (schema, table, conditions) = match (entry.get("schema"), entry.get("table"), entry.get("filter")) {
+        let (schema, table, conditions) = match (entry.get("schema"), entry.get("table"), entry.get("filter"))
+        {
             (Some(Value::String(schema)), Some(Value::String(table)), Some(Value::String(filter))) => {
                 (schema.as_str(), table.as_str(), filter::parse(filter)?)
             }
-            (Some(Value::String(schema)), Some(Value::String(table)), None) => (schema.as_str(), table.as_str(), vec![]),
+            (Some(Value::String(schema)), Some(Value::String(table)), None) => {
+                (schema.as_str(), table.as_str(), vec![])
+            }
             (Some(Value::String(schema)), None, None) => (schema.as_str(), "*", vec![]),
             (None, Some(Value::String(table)), None) => ("public", table.as_str(), vec![]),
             _ => return Err(BindingError::NoParams(dump(entry))),
@@ -142,7 +158,13 @@ impl Binding {
         if select.is_some() && (schema == Pattern::Any || table == Pattern::Any) {
             return Err(BindingError::SelectWithWildcard);
         }
-        Ok(Self { event, schema, table, conditions, select })
+        Ok(Self {
+            event,
+            schema,
+            table,
+            conditions,
+            select,
+        })
     }
 }
 
@@ -181,15 +203,23 @@ mod tests {
     use serde_json::json;
 
     fn parse(entry: Value) -> Result<Binding, BindingError> {
-        let Value::Object(entry) = entry else { panic!("an entry is an object") };
+        let Value::Object(entry) = entry else {
+            panic!("an entry is an object")
+        };
         Binding::parse(&entry)
     }
 
     #[test]
     fn entries_print_as_connect_parameters() {
         let cases = [
-            (json!({"schema": "public"}), "[event: *, schema: public, table: *, filters: [], select: nil]"),
-            (json!({"table": "t"}), "[event: *, schema: public, table: t, filters: [], select: nil]"),
+            (
+                json!({"schema": "public"}),
+                "[event: *, schema: public, table: *, filters: [], select: nil]",
+            ),
+            (
+                json!({"table": "t"}),
+                "[event: *, schema: public, table: t, filters: [], select: nil]",
+            ),
             (
                 json!({"event": "insert", "schema": "public", "table": "todos", "filter": "nope=not.in.(1,2)", "select": ["id", "n"]}),
                 r#"[event: INSERT, schema: public, table: todos, filters: [{"nope", "in", "{1,2}", true}], select: ["id", "n"]]"#,
@@ -213,17 +243,30 @@ mod tests {
         let prefix = "No subscription params provided. Please provide at least a `schema` or `table` to subscribe to: ";
         let cases = [
             (json!({}), "%{}"),
-            (json!({"event": "*", "filter": "id=eq.1"}), r#"%{"event" => "*", "filter" => "id=eq.1"}"#),
+            (
+                json!({"event": "*", "filter": "id=eq.1"}),
+                r#"%{"event" => "*", "filter" => "id=eq.1"}"#,
+            ),
             (
                 json!({"event": "*", "schema": "public", "table": null}),
                 r#"%{"event" => "*", "schema" => "public", "table" => nil}"#,
             ),
-            (json!({"schema": "public", "filter": "id=eq.1"}), r#"%{"filter" => "id=eq.1", "schema" => "public"}"#),
-            (json!({"schema": "s", "table": "t", "filter": null}), r#"%{"filter" => nil, "schema" => "s", "table" => "t"}"#),
+            (
+                json!({"schema": "public", "filter": "id=eq.1"}),
+                r#"%{"filter" => "id=eq.1", "schema" => "public"}"#,
+            ),
+            (
+                json!({"schema": "s", "table": "t", "filter": null}),
+                r#"%{"filter" => nil, "schema" => "s", "table" => "t"}"#,
+            ),
             (json!({"event": "*", "user_token": "secret"}), "<redacted>"),
         ];
         for (entry, dump) in cases {
-            assert_eq!(parse(entry.clone()).unwrap_err().to_string(), format!("{prefix}{dump}"), "{entry}");
+            assert_eq!(
+                parse(entry.clone()).unwrap_err().to_string(),
+                format!("{prefix}{dump}"),
+                "{entry}"
+            );
         }
     }
 

@@ -7,8 +7,10 @@
 
 use crate::binding::Pattern;
 use serde::Deserialize;
+use sqlx::postgres::PgRow;
+use sqlx::postgres::types::Oid;
 use sqlx::{PgPool, Row};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use walcast_replication::json::{TYPE_QUERY, Type, TypeCatalog, TypeRow};
 
 /// A column of a table, as the catalog has it now.
@@ -158,7 +160,9 @@ pub(crate) async fn published(
     .bind(table.exact())
     .fetch_all(pool)
     .await?;
-    rows.iter().map(|row| Ok(oid(row.try_get::<i64, _>(0)?))).collect()
+    rows.iter()
+        .map(|row| Ok(oid(row.try_get::<i64, _>(0)?)))
+        .collect()
 }
 
 /// Facts about the tables among `oids` that still exist.
@@ -176,7 +180,10 @@ pub(crate) async fn facts(pool: &PgPool, oids: &[u32]) -> Result<Vec<TableFacts>
 /// Whether a role of exactly this name exists. `none` and `public` never do, although `SET ROLE none` and privilege
 /// functions understand them.
 pub(crate) async fn role_exists(pool: &PgPool, role: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)").bind(role).fetch_one(pool).await
+    sqlx::query_scalar("select exists (select from pg_roles where rolname = $1)")
+        .bind(role)
+        .fetch_one(pool)
+        .await
 }
 
 /// The names of the columns of `table` that `role` may SELECT (`database.md 2.5`).
@@ -194,43 +201,75 @@ pub(crate) async fn selectable(pool: &PgPool, table: u32, role: &str) -> Result<
     rows.iter().map(|row| row.try_get(0)).collect()
 }
 
-/// The JSON form and the `typname` of each type, asking Postgres about those not known yet. A type that is gone is
-/// shown as text.
-pub(crate) async fn kinds(
-    pool: &PgPool,
-    types: &RwLock<TypeCatalog>,
-    oids: &[u32],
-) -> Result<Vec<(Arc<Type>, String)>, sqlx::Error> {
-    let known = |oid: &u32| {
-        let types = types.read().unwrap_or_else(PoisonError::into_inner);
-        Some((types.get(*oid)?, types.name(*oid)?.to_owned()))
-    };
-    let unknown: Vec<i64> = oids.iter().filter(|oid| known(oid).is_none()).map(|oid| i64::from(*oid)).collect();
+/// The JSON form and the `typname` of each type. Types that are not built in may have been altered, so Postgres is
+/// asked about them each time. A type that is gone is shown as text.
+pub(crate) async fn kinds(pool: &PgPool, oids: &[u32]) -> Result<Vec<(Arc<Type>, String)>, sqlx::Error> {
+    let mut types = TypeCatalog::new();
+    let unknown: Vec<Oid> = oids
+        .iter()
+        .filter(|oid| types.get(**oid).is_none())
+        .map(|oid| Oid(*oid))
+        .collect();
     if !unknown.is_empty() {
-        let rows = sqlx::query(sqlx::AssertSqlSafe(TYPE_QUERY)).bind(unknown).fetch_all(pool).await?;
-        let rows = rows.iter().map(type_row).collect::<Result<Vec<_>, _>>()?;
-        types.write().unwrap_or_else(PoisonError::into_inner).extend(rows);
+        let rows = sqlx::query(TYPE_QUERY).bind(unknown).fetch_all(pool).await?;
+        types.extend(rows.iter().map(type_row).collect::<Result<Vec<_>, _>>()?);
     }
-    Ok(oids.iter().map(|oid| known(oid).unwrap_or_else(|| (Arc::new(Type::Text), "unknown".to_owned()))).collect())
+    let kind = |oid: &u32| Some((types.get(*oid)?, types.name(*oid)?.to_owned()));
+    Ok(oids
+        .iter()
+        .map(|oid| kind(oid).unwrap_or_else(|| (Arc::new(Type::Text), "unknown".to_owned())))
+        .collect())
 }
 
-/// The canonical text of `value` read as the SQL type `cast_type`; Postgres' error when it is none.
-pub(crate) async fn canonical(pool: &PgPool, value: &str, cast_type: &str) -> Result<Option<String>, sqlx::Error> {
+fn type_row(row: &PgRow) -> Result<TypeRow, sqlx::Error> {
+    let oid = |name: &str| Ok::<_, sqlx::Error>(row.try_get::<Option<Oid>, _>(name)?.map(|oid| oid.0));
+    Ok(TypeRow {
+        oid: row.try_get::<Oid, _>("oid")?.0,
+        name: row.try_get("name")?,
+        base: oid("base")?,
+        element: oid("element")?,
+        delimiter: row.try_get("delimiter")?,
+        attribute_names: row.try_get("attribute_names")?,
+        attribute_types: row
+            .try_get::<Option<Vec<Oid>>, _>("attribute_types")?
+            .map(|oids| oids.into_iter().map(|oid| oid.0).collect()),
+        extension: row.try_get("extension")?,
+    })
+}
+
+/// What the type's output function prints for `value` read as the SQL type `cast_type`, as the stream carries it (a
+/// cast to text may print something else: `true` for `t`); Postgres' error when it is no such value.
+pub(crate) async fn canonical(
+    pool: &PgPool,
+    value: &str,
+    cast_type: &str,
+) -> Result<Option<String>, sqlx::Error> {
     // `cast_type` comes from format_type(), which quotes what needs quoting.
-    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select ($1::text)::{cast_type}::text"))).bind(value).fetch_one(pool).await
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select format('%s', ($1::text)::{cast_type})"
+    )))
+    .bind(value)
+    .fetch_one(pool)
+    .await
 }
 
 /// How many elements the array literal `value` has, read as an array of `cast_type`.
 pub(crate) async fn array_length(pool: &PgPool, value: &str, cast_type: &str) -> Result<i32, sqlx::Error> {
-    sqlx::query_scalar(sqlx::AssertSqlSafe(format!("select cardinality(($1::text)::{cast_type}[])")))
-        .bind(value)
-        .fetch_one(pool)
-        .await
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select cardinality(($1::text)::{cast_type}[])"
+    )))
+    .bind(value)
+    .fetch_one(pool)
+    .await
 }
 
 /// Fails when `pattern` is no regular expression.
 pub(crate) async fn compile_pattern(pool: &PgPool, pattern: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("select '' ~ $1::text").bind(pattern).execute(pool).await.map(drop)
+    sqlx::query("select '' ~ $1::text")
+        .bind(pattern)
+        .execute(pool)
+        .await
+        .map(drop)
 }
 
 fn oid(value: i64) -> u32 {

@@ -54,7 +54,9 @@ impl Identities {
         if let Some(identity) = entry.upgrade() {
             return IdentityRef(identity);
         }
-        let identity = Arc::new(Identity { claims: claims.clone() });
+        let identity = Arc::new(Identity {
+            claims: claims.clone(),
+        });
         *entry = Arc::downgrade(&identity);
         IdentityRef(identity)
     }
@@ -72,7 +74,10 @@ mod tests {
     #[test]
     fn equal_claims_are_one_identity_until_the_last_holder_leaves() {
         let identities = Identities::default();
-        let claims = |sub: &str| Claims { role: "authenticated".into(), json: Arc::from(format!(r#"{{"sub":"{sub}"}}"#)) };
+        let claims = |sub: &str| Claims {
+            role: "authenticated".into(),
+            json: Arc::from(format!(r#"{{"sub":"{sub}"}}"#)),
+        };
         let first = identities.intern(&claims("a"));
         assert_eq!(first, identities.intern(&claims("a")));
         assert_ne!(first, identities.intern(&claims("b")));

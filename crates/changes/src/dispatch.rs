@@ -47,7 +47,10 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
                     counter!("walcast_stream_losses_total").increment(1);
                     was_lost = true;
                     for subscriber in context.registry.subscribers() {
-                        subscriber.deliver(notice::missed(&subscriber, "the connection to the database was lost"));
+                        subscriber.deliver(notice::missed(
+                            &subscriber,
+                            "the connection to the database was lost",
+                        ));
                     }
                 } else {
                     tracing::warn!(%reason, retry_in_ms, "the replication stream could not be started");
@@ -68,7 +71,9 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
         Some(table) => table,
         None => {
             attach_unknown(context, &change.relation).await;
-            let Some(table) = context.registry.table(oid) else { return };
+            let Some(table) = context.registry.table(oid) else {
+                return;
+            };
             table
         }
     };
@@ -81,7 +86,15 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
     let number = context.registry.next_change();
     let tickets = table.open_slots();
     // A table that nobody listens to any more has ended its task; its changes concern nobody.
-    let _ = table.queue.send(Item { number, change, tickets, _share: share }).await;
+    let _ = table
+        .queue
+        .send(Item {
+            number,
+            change,
+            tickets,
+            _share: share,
+        })
+        .await;
 }
 
 /// A relation nobody has looked at yet: created, renamed or published after its listeners joined. Those whose
@@ -89,10 +102,9 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
 async fn attach_unknown(context: &Arc<Context>, relation: &Relation) {
     context.registry.ignore(relation.oid);
     for subscriber in context.registry.subscribers() {
-        let named = subscriber
-            .bindings
-            .iter()
-            .any(|(_, binding)| binding.schema.matches(&relation.schema) && binding.table.matches(&relation.name));
+        let named = subscriber.bindings.iter().any(|(_, binding)| {
+            binding.schema.matches(&relation.schema) && binding.table.matches(&relation.name)
+        });
         if !named {
             continue;
         }
@@ -116,7 +128,11 @@ fn held_bytes(change: &Change) -> usize {
         + match &change.action {
             Action::Insert { new } => new.wire_bytes(),
             Action::Update { old, new } => {
-                new.wire_bytes() + old.as_ref().map(OldTuple::tuple).map_or(0, walcast_replication::Tuple::wire_bytes)
+                new.wire_bytes()
+                    + old
+                        .as_ref()
+                        .map(OldTuple::tuple)
+                        .map_or(0, walcast_replication::Tuple::wire_bytes)
             }
             Action::Delete { old } => old.tuple().wire_bytes(),
         }

@@ -95,8 +95,14 @@ mod tests {
     fn terms_print_as_the_reference_prints_them() {
         let cases = [
             (json!({}), "%{}"),
-            (json!({"table": 5, "event": "*"}), r#"%{"event" => "*", "table" => 5}"#),
-            (json!({"table": null, "a": [true, 1.5]}), r#"%{"a" => [true, 1.5], "table" => nil}"#),
+            (
+                json!({"table": 5, "event": "*"}),
+                r#"%{"event" => "*", "table" => 5}"#,
+            ),
+            (
+                json!({"table": null, "a": [true, 1.5]}),
+                r#"%{"a" => [true, 1.5], "table" => nil}"#,
+            ),
             (json!({"q": "a\"b\\c\n#{x}"}), r#"%{"q" => "a\"b\\c\n\#{x}"}"#),
         ];
         for (value, expected) in cases {

@@ -13,11 +13,10 @@ use crate::validate;
 use crate::visibility::Asker;
 use sqlx::PgPool;
 use std::collections::BTreeSet;
-use std::sync::{Arc, RwLock};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walcast_replication::json::TypeCatalog;
 use walcast_replication::{Stats, StreamOptions};
 
 /// How long an answer of the catalog serves further joins.
@@ -75,7 +74,6 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) registry: Registry,
     pub(crate) asker: Asker,
-    pub(crate) types: RwLock<TypeCatalog>,
     identities: Identities,
     published: Fresh<(Pattern, Pattern), Arc<Vec<u32>>>,
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
@@ -119,7 +117,9 @@ impl Context {
         let claims = subscriber.identity().0.claims.clone();
         let mut attachments = Vec::new();
         for (at, (_, binding)) in subscriber.bindings.iter().enumerate() {
-            let Some(facts) = self.table_facts(binding, oid).await? else { continue };
+            let Some(facts) = self.table_facts(binding, oid).await? else {
+                continue;
+            };
             if binding.schema.matches(&facts.schema) && binding.table.matches(&facts.name) {
                 attachments.push(self.attachment(at, binding, &facts, &claims.role).await?);
             }
@@ -127,14 +127,25 @@ impl Context {
         Ok(attachments)
     }
 
-    async fn table_facts(&self, binding: &Binding, oid: u32) -> Result<Option<Arc<TableFacts>>, SubscribeError> {
+    async fn table_facts(
+        &self,
+        binding: &Binding,
+        oid: u32,
+    ) -> Result<Option<Arc<TableFacts>>, SubscribeError> {
         self.facts
-            .get(oid, async { Ok::<_, sqlx::Error>(catalog::facts(&self.pool, &[oid]).await?.pop().map(Arc::new)) })
+            .get(oid, async {
+                Ok::<_, sqlx::Error>(catalog::facts(&self.pool, &[oid]).await?.pop().map(Arc::new))
+            })
             .await
             .map_err(|error| SubscribeError::from_postgres(binding, error))
     }
 
-    async fn selectable(&self, binding: &Binding, oid: u32, role: &str) -> Result<Arc<BTreeSet<String>>, SubscribeError> {
+    async fn selectable(
+        &self,
+        binding: &Binding,
+        oid: u32,
+        role: &str,
+    ) -> Result<Arc<BTreeSet<String>>, SubscribeError> {
         self.selectable
             .get((oid, role.to_owned()), async {
                 let names = catalog::selectable(&self.pool, oid, role).await?;
@@ -154,19 +165,31 @@ impl Context {
         let selectable = self.selectable(binding, facts.oid, role).await?;
         let conditions = validate::conditions(&self.pool, binding, facts, &selectable).await?;
         validate::selection(binding, &selectable)?;
-        Ok(Attachment { oid: facts.oid, at, conditions })
+        Ok(Attachment {
+            oid: facts.oid,
+            at,
+            conditions,
+        })
     }
 
     /// Checks every binding for a role, in request order; the first that fails makes all fail
     /// (`protocol.md 7.3`).
     async fn check(&self, bindings: &[&Binding], claims: &Claims) -> Result<Checked, SubscribeError> {
-        let mut checked = Checked { attachments: Vec::new(), warnings: Vec::new() };
+        let mut checked = Checked {
+            attachments: Vec::new(),
+            warnings: Vec::new(),
+        };
         for (at, binding) in bindings.iter().enumerate() {
             let fail = |error| SubscribeError::from_postgres(binding, error);
             let oids = self
                 .published
                 .get((binding.schema.clone(), binding.table.clone()), async {
-                    let found = catalog::published(&self.pool, &self.options.publication, &binding.schema, &binding.table);
+                    let found = catalog::published(
+                        &self.pool,
+                        &self.options.publication,
+                        &binding.schema,
+                        &binding.table,
+                    );
                     // An empty answer is an error to `get`, so that a table published a moment later is found.
                     match found.await {
                         Ok(oids) if oids.is_empty() => Err(None),
@@ -191,7 +214,9 @@ impl Context {
                 return Err(error.map_or_else(|| SubscribeError::unknown_role(binding, role), fail));
             }
             for oid in oids.iter() {
-                let Some(facts) = self.table_facts(binding, *oid).await? else { continue };
+                let Some(facts) = self.table_facts(binding, *oid).await? else {
+                    continue;
+                };
                 let attachment = self.attachment(at, binding, &facts, role).await?;
                 checked.attachments.push(attachment);
                 // A wildcard names tables nobody thought of; only a table asked for by name is worth a word.
@@ -228,10 +253,16 @@ impl Context {
             return Ok(());
         }
         if facts.primary_key.is_empty() {
-            say(format!("table {table} has no primary key, so INSERT and UPDATE arrive without data: add one"));
+            say(format!(
+                "table {table} has no primary key, so INSERT and UPDATE arrive without data: add one"
+            ));
             return Ok(());
         }
-        if let Some(column) = facts.primary_key.iter().find(|column| !selectable.contains(&column.name)) {
+        if let Some(column) = facts
+            .primary_key
+            .iter()
+            .find(|column| !selectable.contains(&column.name))
+        {
             say(format!(
                 "role \"{role}\" may not SELECT the primary key column {} of {table}, so INSERT and UPDATE arrive without data: grant it",
                 column.name
@@ -242,7 +273,9 @@ impl Context {
             let access = self
                 .access
                 .get((source.oid, role.to_owned()), async {
-                    Ok::<_, sqlx::Error>(policy::compile(&policy::load(&self.pool, source.oid, role).await?))
+                    Ok::<_, sqlx::Error>(policy::compile(
+                        &policy::load(&self.pool, source.oid, role).await?,
+                    ))
                 })
                 .await
                 .map_err(|error| SubscribeError::from_postgres(binding, error))?;
@@ -290,7 +323,6 @@ impl Changes {
             options,
             registry: Registry::default(),
             asker,
-            types: RwLock::default(),
             identities: Identities::default(),
             published: Fresh::new(CATALOG_KEPT_FOR),
             facts: Fresh::new(CATALOG_KEPT_FOR),
@@ -303,7 +335,11 @@ impl Changes {
         let stats = stream.stats();
         let (sender, status) = watch::channel(Status::Starting);
         tokio::spawn(dispatch::run(Arc::clone(&context), stream, sender));
-        Self { context, status, stats }
+        Self {
+            context,
+            status,
+            stats,
+        }
     }
 
     /// Subscribes a channel. When this returns, every change committed from now on is delivered
@@ -314,7 +350,9 @@ impl Changes {
     pub async fn subscribe(&self, request: Request) -> Result<Subscription, SubscribeError> {
         let bindings = parse(&request)?;
         let mut status = self.status.clone();
-        let running = status.wait_for(|status| matches!(status, Status::Streaming | Status::Stopped)).await;
+        let running = status
+            .wait_for(|status| matches!(status, Status::Streaming | Status::Stopped))
+            .await;
         if running.map_or(true, |status| *status == Status::Stopped) {
             return Err(SubscribeError::Stopped);
         }
@@ -323,8 +361,15 @@ impl Changes {
             self.check(&bindings, &request.claims).await?
         };
         let id = self.context.registry.next_id();
-        let subscriber = Arc::new(Subscriber::new(id, &request, bindings, self.intern(&request.claims)));
-        self.context.registry.add(&self.context, &subscriber, checked.attachments);
+        let subscriber = Arc::new(Subscriber::new(
+            id,
+            &request,
+            bindings,
+            self.intern(&request.claims),
+        ));
+        self.context
+            .registry
+            .add(&self.context, &subscriber, checked.attachments);
         Ok(Subscription::new(self.clone(), subscriber, checked.warnings))
     }
 
@@ -348,10 +393,18 @@ impl Changes {
 
     /// Resolves when the stream has ended and its slot is gone.
     pub async fn stopped(&self) {
-        let _ = self.status.clone().wait_for(|status| *status == Status::Stopped).await;
+        let _ = self
+            .status
+            .clone()
+            .wait_for(|status| *status == Status::Stopped)
+            .await;
     }
 
-    pub(crate) async fn check(&self, bindings: &[&Binding], claims: &Claims) -> Result<Checked, SubscribeError> {
+    pub(crate) async fn check(
+        &self,
+        bindings: &[&Binding],
+        claims: &Claims,
+    ) -> Result<Checked, SubscribeError> {
         self.context.check(bindings, claims).await
     }
 

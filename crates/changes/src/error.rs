@@ -83,7 +83,10 @@ impl SubscribeError {
             _ => None,
         };
         match exception {
-            Some(exception) => Self::Rejected { parameters: binding.to_string(), exception },
+            Some(exception) => Self::Rejected {
+                parameters: binding.to_string(),
+                exception,
+            },
             None => Self::Database(error),
         }
     }

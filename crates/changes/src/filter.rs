@@ -56,13 +56,19 @@ const OPERATORS: [(&str, Operator); 13] = [
 impl Operator {
     /// Exactly one of the thirteen lower-case names.
     fn parse(name: &str) -> Option<Self> {
-        OPERATORS.iter().find(|(known, _)| *known == name).map(|(_, operator)| *operator)
+        OPERATORS
+            .iter()
+            .find(|(known, _)| *known == name)
+            .map(|(_, operator)| *operator)
     }
 
     /// The name as written in filters.
     #[must_use]
     pub fn as_str(self) -> &'static str {
-        OPERATORS.iter().find(|(_, operator)| *operator == self).map_or("", |(name, _)| name)
+        OPERATORS
+            .iter()
+            .find(|(_, operator)| *operator == self)
+            .map_or("", |(name, _)| name)
     }
 }
 
@@ -116,7 +122,10 @@ pub fn parse(filter: &str) -> Result<Vec<Condition>, FilterError> {
     if filter.is_empty() {
         return Ok(Vec::new());
     }
-    split(filter).into_iter().map(|segment| parse_segment(segment.trim())).collect()
+    split(filter)
+        .into_iter()
+        .map(|segment| parse_segment(segment.trim()))
+        .collect()
 }
 
 /// Splits at commas outside parentheses and quotes. A quote opens only after `.`, `(` or a comma inside
@@ -158,11 +167,14 @@ fn parse_segment(segment: &str) -> Result<Condition, FilterError> {
     if segment.is_empty() {
         return Err(FilterError::EmptySegment);
     }
-    let malformed = |parts: &[&str]| FilterError::Malformed(parts.iter().map(|part| (*part).to_owned()).collect());
+    let malformed =
+        |parts: &[&str]| FilterError::Malformed(parts.iter().map(|part| (*part).to_owned()).collect());
     let Some((column, rest)) = segment.split_once('=') else {
         return Err(malformed(&[segment]));
     };
-    let (negated, rest) = rest.strip_prefix("not.").map_or((false, rest), |rest| (true, rest));
+    let (negated, rest) = rest
+        .strip_prefix("not.")
+        .map_or((false, rest), |rest| (true, rest));
     let Some((name, value)) = rest.split_once('.') else {
         return Err(malformed(&[rest]));
     };
@@ -175,7 +187,12 @@ fn parse_segment(segment: &str) -> Result<Condition, FilterError> {
     } else {
         unquote(value).unwrap_or_else(|| value.to_owned())
     };
-    Ok(Condition { column: column.to_owned(), operator, value, negated })
+    Ok(Condition {
+        column: column.to_owned(),
+        operator,
+        value,
+        negated,
+    })
 }
 
 /// The content of a value that is one complete quoted string, `\x` reduced to `x`.
@@ -198,7 +215,12 @@ mod tests {
     use proptest::prelude::*;
 
     fn condition(column: &str, negated: bool, operator: Operator, value: &str) -> Condition {
-        Condition { column: column.into(), operator, value: value.into(), negated }
+        Condition {
+            column: column.into(),
+            operator,
+            value: value.into(),
+            negated,
+        }
     }
 
     #[test]
@@ -207,20 +229,41 @@ mod tests {
         let cases: [(&str, Vec<Condition>); 14] = [
             ("", vec![]),
             ("  ", vec![]),
-            ("id=gt.0,id=lt.100", vec![condition("id", false, Gt, "0"), condition("id", false, Lt, "100")]),
+            (
+                "id=gt.0,id=lt.100",
+                vec![condition("id", false, Gt, "0"), condition("id", false, Lt, "100")],
+            ),
             (
                 "name=in.(red,blue),q=gt.0",
-                vec![condition("name", false, In, "{red,blue}"), condition("q", false, Gt, "0")],
+                vec![
+                    condition("name", false, In, "{red,blue}"),
+                    condition("q", false, Gt, "0"),
+                ],
             ),
             (r#"name=eq."a,b""#, vec![condition("name", false, Eq, "a,b")]),
-            (r#"name=eq."she said \"hi\"""#, vec![condition("name", false, Eq, r#"she said "hi""#)]),
-            (r#"name=eq."ab"cd"#, vec![condition("name", false, Eq, r#""ab"cd"#)]),
+            (
+                r#"name=eq."she said \"hi\"""#,
+                vec![condition("name", false, Eq, r#"she said "hi""#)],
+            ),
+            (
+                r#"name=eq."ab"cd"#,
+                vec![condition("name", false, Eq, r#""ab"cd"#)],
+            ),
             (
                 r#"desc=eq.5" tall,id=gt.0"#,
-                vec![condition("desc", false, Eq, r#"5" tall"#), condition("id", false, Gt, "0")],
+                vec![
+                    condition("desc", false, Eq, r#"5" tall"#),
+                    condition("id", false, Gt, "0"),
+                ],
             ),
-            ("a=eq.x),b=eq.y", vec![condition("a", false, Eq, "x)"), condition("b", false, Eq, "y")]),
-            (r#"tags=in.("a,b",c)"#, vec![condition("tags", false, In, r#"{"a,b",c}"#)]),
+            (
+                "a=eq.x),b=eq.y",
+                vec![condition("a", false, Eq, "x)"), condition("b", false, Eq, "y")],
+            ),
+            (
+                r#"tags=in.("a,b",c)"#,
+                vec![condition("tags", false, In, r#"{"a,b",c}"#)],
+            ),
             (r#"name=not.neq."a,b""#, vec![condition("name", true, Neq, "a,b")]),
             ("a=eq.(x,b=eq.y", vec![condition("a", false, Eq, "(x,b=eq.y")]),
             (r#"a=eq."""#, vec![condition("a", false, Eq, "")]),
@@ -241,13 +284,23 @@ mod tests {
             ("id=not.", r#"[""]"#),
             ("id=not.not.eq.1", r#"["not", "eq.1"]"#),
             ("id=EQ.1", r#"["EQ", "1"]"#),
-            ("id=eq.1,,n=eq.2", "filter must not contain empty segments (check for extra commas)"),
-            ("id=eq.1,", "filter must not contain empty segments (check for extra commas)"),
+            (
+                "id=eq.1,,n=eq.2",
+                "filter must not contain empty segments (check for extra commas)",
+            ),
+            (
+                "id=eq.1,",
+                "filter must not contain empty segments (check for extra commas)",
+            ),
             ("id=in.1,2", "`in` filter value must be wrapped by parentheses"),
         ];
         for (filter, tail) in cases {
             let error = parse(filter).unwrap_err().to_string();
-            assert_eq!(error, format!("Error parsing `filter` params: {tail}"), "{filter}");
+            assert_eq!(
+                error,
+                format!("Error parsing `filter` params: {tail}"),
+                "{filter}"
+            );
         }
     }
 

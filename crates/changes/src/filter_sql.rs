@@ -49,5 +49,9 @@ fn expression(condition: &TypedCondition) -> String {
             _ => format!("{column} is null and $2::text is not null"),
         },
     };
-    if condition.condition.negated { format!("not ({positive})") } else { positive }
+    if condition.condition.negated {
+        format!("not ({positive})")
+    } else {
+        positive
+    }
 }

@@ -20,19 +20,27 @@ pub(crate) struct Fresh<K, V> {
 
 impl<K: Eq + Hash + Clone, V: Clone> Fresh<K, V> {
     pub(crate) fn new(keep: Duration) -> Self {
-        Self { keep, slots: DashMap::new() }
+        Self {
+            keep,
+            slots: DashMap::new(),
+        }
     }
 
     /// The value of `key`, from memory or from `load`, which is not polled unless it is needed. Callers that ask meanwhile wait for the one load.
     pub(crate) async fn get<E>(&self, key: K, load: impl Future<Output = Result<V, E>>) -> Result<V, E> {
         let now = Instant::now();
         let slot = {
-            let mut entry = self
-                .slots
-                .entry(key)
-                .or_insert_with(|| Arc::new(Slot { asked: now, answer: OnceCell::new() }));
+            let mut entry = self.slots.entry(key).or_insert_with(|| {
+                Arc::new(Slot {
+                    asked: now,
+                    answer: OnceCell::new(),
+                })
+            });
             if now.duration_since(entry.asked) > self.keep {
-                *entry = Arc::new(Slot { asked: now, answer: OnceCell::new() });
+                *entry = Arc::new(Slot {
+                    asked: now,
+                    answer: OnceCell::new(),
+                });
             }
             Arc::clone(&entry)
         };

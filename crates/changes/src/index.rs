@@ -61,10 +61,15 @@ pub(crate) enum Truth {
 impl TypedCondition {
     /// Evaluates on a column's text; `None` is NULL or a column the change does not carry.
     pub(crate) fn evaluate(&self, value: Option<&str>) -> Truth {
-        let Some(value) = value else { return self.evaluate_null() };
+        let Some(value) = value else {
+            return self.evaluate_null();
+        };
+        // NaN and the infinities of numbers count as NULL here (`database.md 2.6`).
+        let Some(normal) = normalise(value, self.equality) else {
+            return self.evaluate_null();
+        };
         match (&self.key, self.condition.operator) {
             (Some(key), Operator::Eq | Operator::Neq) => {
-                let Some(normal) = normalise(value, self.equality) else { return Truth::Fails };
                 let equal = normal == key.as_str();
                 if (equal == (self.condition.operator == Operator::Eq)) == self.condition.negated {
                     Truth::Fails
@@ -73,19 +78,23 @@ impl TypedCondition {
                 }
             }
             (_, Operator::Is) if self.condition.value == "null" => {
-                // NaN and the infinities of numbers count as NULL here (`database.md 2.6`).
-                let null = normalise(value, self.equality).is_none();
-                if null == self.condition.negated { Truth::Fails } else { Truth::Holds }
+                if self.condition.negated {
+                    Truth::Holds
+                } else {
+                    Truth::Fails
+                }
             }
             _ => Truth::Ask,
         }
     }
 
-    /// NULL matches only `is.null`, `is.unknown`, the negated boolean tests and `isdistinct` (`database.md 2.6`).
+    /// NULL matches only `is.null`, `is.unknown`, the negated boolean tests, `isdistinct`, and `not.in` of nothing
+    /// (`database.md 2.6`).
     fn evaluate_null(&self) -> Truth {
         let holds = match (self.condition.operator, self.condition.value.as_str()) {
             (Operator::Is, "null" | "unknown") | (Operator::IsDistinct, _) => !self.condition.negated,
             (Operator::Is, _) => self.condition.negated,
+            (Operator::In, list) => self.condition.negated && list.trim_matches(['{', '}']).trim().is_empty(),
             _ => false,
         };
         if holds { Truth::Holds } else { Truth::Fails }
@@ -103,9 +112,17 @@ pub(crate) fn normalise(text: &str, equality: TextEquality) -> Option<Cow<'_, st
             }
             if text.contains('.') && !text.contains(['e', 'E']) {
                 let trimmed = text.trim_end_matches('0').trim_end_matches('.');
-                return Some(if trimmed == "-0" { Cow::Borrowed("0") } else { Cow::Borrowed(trimmed) });
+                return Some(if trimmed == "-0" {
+                    Cow::Borrowed("0")
+                } else {
+                    Cow::Borrowed(trimmed)
+                });
             }
-            Some(if text == "-0" { Cow::Borrowed("0") } else { Cow::Borrowed(text) })
+            Some(if text == "-0" {
+                Cow::Borrowed("0")
+            } else {
+                Cow::Borrowed(text)
+            })
         }
     }
 }
@@ -130,7 +147,11 @@ impl Listener {
     fn indexed_by(&self) -> Option<(&str, &str)> {
         self.conditions.iter().find_map(|typed| {
             let equality = typed.condition.operator == Operator::Eq && !typed.condition.negated;
-            typed.key.as_deref().filter(|_| equality).map(|key| (typed.condition.column.as_str(), key))
+            typed
+                .key
+                .as_deref()
+                .filter(|_| equality)
+                .map(|key| (typed.condition.column.as_str(), key))
         })
     }
 }
@@ -153,9 +174,17 @@ impl Index {
             self.unfiltered.insert(key, listener);
             return;
         }
-        match listener.indexed_by().map(|(column, value)| (column.to_owned(), value.to_owned())) {
+        match listener
+            .indexed_by()
+            .map(|(column, value)| (column.to_owned(), value.to_owned()))
+        {
             Some((column, value)) => {
-                self.by_value.entry(column).or_default().entry(value).or_default().insert(key, listener);
+                self.by_value
+                    .entry(column)
+                    .or_default()
+                    .entry(value)
+                    .or_default()
+                    .insert(key, listener);
             }
             None => {
                 self.scanned.insert(key, listener);
@@ -210,7 +239,8 @@ impl Index {
             }
             let mut truth = Truth::Holds;
             for condition in &listener.conditions {
-                match value(&condition.condition.column).map_or(Truth::Fails, |text| condition.evaluate(text)) {
+                match value(&condition.condition.column).map_or(Truth::Fails, |text| condition.evaluate(text))
+                {
                     Truth::Fails => return,
                     Truth::Ask => truth = Truth::Ask,
                     Truth::Holds => {}
@@ -221,11 +251,20 @@ impl Index {
         for (column, values) in &self.by_value {
             let Some(Some(text)) = value(column) else { continue };
             // A column compares in one way only, so any listener's condition tells which.
-            let equality = values.values().flat_map(HashMap::values).next().and_then(|listener| {
-                listener.conditions.iter().find(|condition| condition.condition.column == *column)
-            });
-            let Some(normal) = normalise(text, equality.map_or(TextEquality::Bytes, |condition| condition.equality))
-            else {
+            let equality = values
+                .values()
+                .flat_map(HashMap::values)
+                .next()
+                .and_then(|listener| {
+                    listener
+                        .conditions
+                        .iter()
+                        .find(|condition| condition.condition.column == *column)
+                });
+            let Some(normal) = normalise(
+                text,
+                equality.map_or(TextEquality::Bytes, |condition| condition.equality),
+            ) else {
                 continue;
             };
             if let Some(listeners) = values.get(normal.as_ref()) {
@@ -238,8 +277,17 @@ impl Index {
     /// Every listener of `action`, whatever its filter: who hears of a row that cannot be shown to a role at all
     /// (`protocol.md 7.5`).
     pub(crate) fn find_all(&self, action: ActionKind, mut found: impl FnMut(&Arc<Listener>)) {
-        let filtered = self.by_value.values().flat_map(HashMap::values).flat_map(HashMap::values);
-        for listener in self.unfiltered.values().chain(self.scanned.values()).chain(filtered) {
+        let filtered = self
+            .by_value
+            .values()
+            .flat_map(HashMap::values)
+            .flat_map(HashMap::values);
+        for listener in self
+            .unfiltered
+            .values()
+            .chain(self.scanned.values())
+            .chain(filtered)
+        {
             if action.heard_by(listener.event) {
                 found(listener);
             }

@@ -32,7 +32,11 @@ impl Lane {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
         let number = slots.front + slots.waiting.len() as u64;
         slots.waiting.push_back(None);
-        Ticket { lane: Arc::clone(self), number, filled: false }
+        Ticket {
+            lane: Arc::clone(self),
+            number,
+            filled: false,
+        }
     }
 
     fn fill(&self, number: u64, deliveries: Vec<Delivery>) {

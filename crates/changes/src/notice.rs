@@ -8,7 +8,11 @@ pub const SUBSCRIBED: &str = "Subscribed to PostgreSQL";
 
 /// Changes did not reach this channel; `cause` completes the sentence "Changes may have been missed: …".
 pub(crate) fn missed(subscriber: &Subscriber, cause: &str) -> Frame {
-    notice(subscriber, "error", &format!("Changes may have been missed: {cause}"))
+    notice(
+        subscriber,
+        "error",
+        &format!("Changes may have been missed: {cause}"),
+    )
 }
 
 /// The stream is back: what is committed from now on is delivered.
@@ -22,7 +26,17 @@ pub(crate) fn refused(subscriber: &Subscriber, text: &str) -> Frame {
 }
 
 fn notice(subscriber: &Subscriber, status: &str, message: &str) -> Frame {
-    let system =
-        System { extension: "postgres_changes", status, message, channel: Some(subscriber.channel()), warnings: &[] };
-    Frame::from(protocol::system(subscriber.version, &subscriber.join_ref, &subscriber.topic, &system))
+    let system = System {
+        extension: "postgres_changes",
+        status,
+        message,
+        channel: Some(subscriber.channel()),
+        warnings: &[],
+    };
+    Frame::from(protocol::system(
+        subscriber.version,
+        &subscriber.join_ref,
+        &subscriber.topic,
+        &system,
+    ))
 }

@@ -1,10 +1,10 @@
 //! Who is subscribed to which table, shared by joins, the stream's reader and the tables' tasks.
 
 use crate::binding::Pattern;
+use crate::engine::Context;
 use crate::index::{Index, Listener, TypedCondition};
 use crate::lane::{Lane, Ticket};
 use crate::subscription::Subscriber;
-use crate::engine::Context;
 use crate::table::{self, Item};
 use dashmap::DashMap;
 use std::collections::{BTreeSet, HashMap};
@@ -36,13 +36,16 @@ pub(crate) struct Attachment {
     pub(crate) conditions: Vec<TypedCondition>,
 }
 
+/// Which schemas and tables a channel names; channels with equal ones share a lane.
+type Names = BTreeSet<(String, String)>;
+
 #[derive(Default)]
 pub(crate) struct Registry {
     tables: DashMap<u32, Arc<Table>>,
     /// Relations seen in the stream that no binding names. Cleared when a binding comes.
     ignored: DashMap<u32, ()>,
     subscribers: DashMap<u64, Held>,
-    lanes: Mutex<HashMap<BTreeSet<(String, String)>, Weak<Lane>>>,
+    lanes: Mutex<HashMap<Names, Weak<Lane>>>,
     /// How many subscribers there are; counting a `DashMap` would lock all of it for each change.
     population: AtomicUsize,
     next_subscriber: AtomicU64,
@@ -67,7 +70,10 @@ impl Registry {
     }
 
     pub(crate) fn subscribers(&self) -> Vec<Arc<Subscriber>> {
-        self.subscribers.iter().map(|held| Arc::clone(&held.subscriber)).collect()
+        self.subscribers
+            .iter()
+            .map(|held| Arc::clone(&held.subscriber))
+            .collect()
     }
 
     pub(crate) fn tables_count(&self) -> usize {
@@ -80,16 +86,31 @@ impl Registry {
     }
 
     /// Adds a subscriber with its attachments. From here on the reader lets its tables' changes through.
-    pub(crate) fn add(&self, context: &Arc<Context>, subscriber: &Arc<Subscriber>, attachments: Vec<Attachment>) {
-        let names: BTreeSet<(String, String)> =
-            subscriber.bindings.iter().map(|(_, b)| (b.schema.to_string(), b.table.to_string())).collect();
+    pub(crate) fn add(
+        &self,
+        context: &Arc<Context>,
+        subscriber: &Arc<Subscriber>,
+        attachments: Vec<Attachment>,
+    ) {
+        let names: Names = subscriber
+            .bindings
+            .iter()
+            .map(|(_, b)| (b.schema.to_string(), b.table.to_string()))
+            .collect();
         let alone = names.len() == 1
-            && subscriber.bindings.iter().all(|(_, b)| b.schema != Pattern::Any && b.table != Pattern::Any);
+            && subscriber
+                .bindings
+                .iter()
+                .all(|(_, b)| b.schema != Pattern::Any && b.table != Pattern::Any);
         let lane = (!alone).then(|| self.lane(names));
         self.population.fetch_add(1, Ordering::AcqRel);
         self.subscribers.insert(
             subscriber.id,
-            Held { subscriber: Arc::clone(subscriber), listeners: Vec::new(), lane },
+            Held {
+                subscriber: Arc::clone(subscriber),
+                listeners: Vec::new(),
+                lane,
+            },
         );
         self.attach(context, subscriber, attachments);
         // Read last: whatever is dispatched from now on finds the listeners and the lanes in place.
@@ -98,11 +119,22 @@ impl Registry {
     }
 
     /// Lets a subscriber listen to further tables, e.g. one that was created after it joined.
-    pub(crate) fn attach(&self, context: &Arc<Context>, subscriber: &Arc<Subscriber>, attachments: Vec<Attachment>) {
-        let Some(mut held) = self.subscribers.get_mut(&subscriber.id) else { return };
+    pub(crate) fn attach(
+        &self,
+        context: &Arc<Context>,
+        subscriber: &Arc<Subscriber>,
+        attachments: Vec<Attachment>,
+    ) {
+        let Some(mut held) = self.subscribers.get_mut(&subscriber.id) else {
+            return;
+        };
         for attachment in attachments {
-            let Some((id, binding)) = subscriber.bindings.get(attachment.at) else { continue };
-            let known = |(oid, listener): &(u32, Arc<Listener>)| *oid == attachment.oid && listener.at == attachment.at;
+            let Some((id, binding)) = subscriber.bindings.get(attachment.at) else {
+                continue;
+            };
+            let known = |(oid, listener): &(u32, Arc<Listener>)| {
+                *oid == attachment.oid && listener.at == attachment.at
+            };
             if held.listeners.iter().any(known) {
                 continue;
             }
@@ -121,8 +153,15 @@ impl Registry {
             });
             held.listeners.push((attachment.oid, Arc::clone(&listener)));
             // The entry stays locked while we insert, so that a table cannot be taken for empty in between.
-            let table = self.tables.entry(attachment.oid).or_insert_with(|| table::spawn(context));
-            table.listeners.write().unwrap_or_else(PoisonError::into_inner).insert(listener);
+            let table = self
+                .tables
+                .entry(attachment.oid)
+                .or_insert_with(|| table::spawn(context));
+            table
+                .listeners
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .insert(listener);
             if let Some(lane) = held.lane.as_ref().filter(|_| first_here) {
                 let mut lanes = table.lanes.lock().unwrap_or_else(PoisonError::into_inner);
                 match lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
@@ -135,12 +174,18 @@ impl Registry {
 
     /// Undoes everything a subscriber did here.
     pub(crate) fn remove(&self, subscriber: &Subscriber) {
-        let Some((_, held)) = self.subscribers.remove(&subscriber.id) else { return };
+        let Some((_, held)) = self.subscribers.remove(&subscriber.id) else {
+            return;
+        };
         self.population.fetch_sub(1, Ordering::AcqRel);
         let mut tables: Vec<u32> = held.listeners.iter().map(|(oid, _)| *oid).collect();
         for (oid, listener) in &held.listeners {
             if let Some(table) = self.table(*oid) {
-                table.listeners.write().unwrap_or_else(PoisonError::into_inner).remove(listener);
+                table
+                    .listeners
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .remove(listener);
             }
         }
         tables.sort_unstable();
@@ -154,10 +199,17 @@ impl Registry {
                 lanes.retain(|(_, members)| *members > 0);
             }
             self.tables.remove_if(&oid, |_, table| {
-                table.listeners.read().unwrap_or_else(PoisonError::into_inner).is_empty()
+                table
+                    .listeners
+                    .read()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .is_empty()
             });
         }
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, lane| lane.strong_count() > 0);
+        self.lanes
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|_, lane| lane.strong_count() > 0);
     }
 
     /// The next change's number. Called by the dispatcher, before it looks at a table's lanes.
@@ -166,7 +218,7 @@ impl Registry {
     }
 
     /// The lane of a set of patterns; channels with equal sets share one.
-    fn lane(&self, names: BTreeSet<(String, String)>) -> Arc<Lane> {
+    fn lane(&self, names: Names) -> Arc<Lane> {
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = lanes.entry(names).or_default();
         entry.upgrade().unwrap_or_else(|| {

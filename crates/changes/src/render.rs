@@ -5,6 +5,7 @@ use crate::index::ActionKind;
 use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use walcast_replication::json::{self, Type};
 use walcast_replication::{Action, Change, OldTuple, Relation, ReplicaIdentity, Tuple, Value};
 
@@ -35,6 +36,8 @@ pub(crate) struct Face {
     identity: ReplicaIdentity,
     is_key: Vec<bool>,
     has_row_security: bool,
+    /// A value did not fit its type: the type was altered, which the stream does not announce.
+    stale: AtomicBool,
 }
 
 /// A set of columns of one relation.
@@ -85,14 +88,28 @@ impl Face {
             identity: relation.replica_identity,
             is_key: relation.columns.iter().map(|column| column.is_key).collect(),
             has_row_security,
+            stale: AtomicBool::new(false),
         }
+    }
+
+    /// Whether the types must be read again.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.stale.load(Ordering::Relaxed)
     }
 
     /// The shape of these columns, given by position.
     pub(crate) fn shape(&self, shown: Vec<bool>) -> Shape {
-        let headings: Vec<&str> =
-            self.headings.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(heading, _)| heading.as_str()).collect();
-        Shape { shown, columns_json: format!("\"columns\":[{}],", headings.join(",")) }
+        let headings: Vec<&str> = self
+            .headings
+            .iter()
+            .zip(&shown)
+            .filter(|(_, shown)| **shown)
+            .map(|(heading, _)| heading.as_str())
+            .collect();
+        Shape {
+            shown,
+            columns_json: format!("\"columns\":[{}],", headings.join(",")),
+        }
     }
 
     /// The `data` of `change` for `shape`.
@@ -100,12 +117,18 @@ impl Face {
         let mut out = String::with_capacity(256 + shape.columns_json.len());
         out.push('{');
         out.push_str(&self.names);
-        let _ = write!(out, "\"type\":\"{}\",\"commit_timestamp\":\"", kind_of(&change.action).as_str());
+        let _ = write!(
+            out,
+            "\"type\":\"{}\",\"commit_timestamp\":\"",
+            kind_of(&change.action).as_str()
+        );
         write_timestamp(change.transaction.commit_timestamp_us, &mut out);
         out.push_str("\",");
         out.push_str(&shape.columns_json);
         match &change.action {
-            Action::Insert { new } => self.write_record("record", new, None, &shape.shown, too_large, &mut out),
+            Action::Insert { new } => {
+                self.write_record("record", new, None, &shape.shown, too_large, &mut out)
+            }
             Action::Update { old, new } => {
                 let full = match old {
                     Some(OldTuple::Full(tuple)) => Some(tuple),
@@ -129,7 +152,11 @@ impl Face {
 
     /// The `data` of a change that the role can never be shown.
     pub(crate) fn render_refusal(&self, action: ActionKind, error: &str) -> String {
-        let old = if action == ActionKind::Update { "\"old_record\":{}," } else { "" };
+        let old = if action == ActionKind::Update {
+            "\"old_record\":{},"
+        } else {
+            ""
+        };
         format!(
             "{{{}\"type\":\"{}\",\"commit_timestamp\":null,\"columns\":[],\"record\":{{}},{old}\"errors\":[\"{error}\"]}}",
             self.names,
@@ -152,8 +179,11 @@ impl Face {
             Some(OldTuple::Key(tuple)) => (tuple, false),
             None => (new, false),
         };
-        let shown: Vec<bool> =
-            shown.iter().zip(&self.is_key).map(|(shown, is_key)| *shown && (whole || *is_key)).collect();
+        let shown: Vec<bool> = shown
+            .iter()
+            .zip(&self.is_key)
+            .map(|(shown, is_key)| *shown && (whole || *is_key))
+            .collect();
         self.write_record("old_record", tuple, None, &shown, too_large, out);
     }
 
@@ -166,7 +196,8 @@ impl Face {
             .map(|(at, shown)| {
                 *shown
                     && (whole || self.is_key.get(at) == Some(&true))
-                    && (!self.has_row_security || self.columns.get(at).is_some_and(|column| column.is_primary))
+                    && (!self.has_row_security
+                        || self.columns.get(at).is_some_and(|column| column.is_primary))
             })
             .collect()
     }
@@ -198,7 +229,11 @@ impl Face {
             out.push(':');
             let value_start = out.len();
             match value {
-                Some(Value::Text(text)) => json::write_or_text(&column.kind, text, out),
+                Some(Value::Text(text)) => {
+                    if !json::write_or_text(&column.kind, text, out) {
+                        self.stale.store(true, Ordering::Relaxed);
+                    }
+                }
                 Some(Value::Null) if !too_large => out.push_str("null"),
                 // Not carried by the change, or a NULL in a row cut for its size: the key is left out.
                 _ => {
@@ -237,10 +272,22 @@ fn write_timestamp(unix_us: i64, out: &mut String) {
     let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * day_of_year + 2) / 153;
     let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let month = if month_from_march < 10 {
+        month_from_march + 3
+    } else {
+        month_from_march - 9
+    };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (ms_of_day / 3_600_000, ms_of_day / 60_000 % 60, ms_of_day / 1_000 % 60);
-    let _ = write!(out, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", ms_of_day % 1_000);
+    let (hour, minute, second) = (
+        ms_of_day / 3_600_000,
+        ms_of_day / 60_000 % 60,
+        ms_of_day / 1_000 % 60,
+    );
+    let _ = write!(
+        out,
+        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
+        ms_of_day % 1_000
+    );
 }
 
 #[cfg(test)]

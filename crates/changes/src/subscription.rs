@@ -49,7 +49,12 @@ pub(crate) struct Subscriber {
 }
 
 impl Subscriber {
-    pub(crate) fn new(id: u64, request: &Request, bindings: Vec<(u32, Binding)>, identity: IdentityRef) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        request: &Request,
+        bindings: Vec<(u32, Binding)>,
+        identity: IdentityRef,
+    ) -> Self {
         Self {
             id,
             version: request.version,
@@ -70,7 +75,10 @@ impl Subscriber {
     }
 
     pub(crate) fn identity(&self) -> IdentityRef {
-        self.identity.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.identity
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Lets the channel see changes numbered `since` and later.
@@ -103,7 +111,11 @@ pub struct Subscription {
 
 impl Subscription {
     pub(crate) fn new(changes: Changes, subscriber: Arc<Subscriber>, warnings: Vec<String>) -> Self {
-        Self { changes, subscriber, warnings: Mutex::new(warnings) }
+        Self {
+            changes,
+            subscriber,
+            warnings: Mutex::new(warnings),
+        }
     }
 
     /// Goes on with other claims (`protocol.md 4.3`): the bindings are checked for the new role first.
@@ -111,18 +123,30 @@ impl Subscription {
     /// # Errors
     /// As [`Changes::subscribe`]. The subscription then keeps its old claims; the caller decides whether it ends.
     pub async fn reauthorize(&self, claims: Arc<Claims>) -> Result<(), SubscribeError> {
-        let bindings: Vec<&Binding> = self.subscriber.bindings.iter().map(|(_, binding)| binding).collect();
+        let bindings: Vec<&Binding> = self
+            .subscriber
+            .bindings
+            .iter()
+            .map(|(_, binding)| binding)
+            .collect();
         let checked = self.changes.check(&bindings, &claims).await?;
         *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = checked.warnings;
         let identity = self.changes.intern(&claims);
-        *self.subscriber.identity.write().unwrap_or_else(PoisonError::into_inner) = identity;
+        *self
+            .subscriber
+            .identity
+            .write()
+            .unwrap_or_else(PoisonError::into_inner) = identity;
         Ok(())
     }
 
     /// Reasons why some of the bindings will never deliver as things stand, each a sentence with its remedy.
     #[must_use]
     pub fn warnings(&self) -> Vec<String> {
-        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.warnings
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 }
 

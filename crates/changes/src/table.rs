@@ -46,9 +46,17 @@ pub(crate) struct Item {
 /// Starts the task of a table. It ends when the table has no listeners any more.
 pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
     let (queue, items) = mpsc::channel(QUEUE_CHANGES);
-    let table =
-        Arc::new(Table { queue, listeners: RwLock::new(Index::default()), lanes: Mutex::new(Vec::new()) });
-    let worker = Worker { context: Arc::clone(context), table: Arc::downgrade(&table), view: None, roles: None };
+    let table = Arc::new(Table {
+        queue,
+        listeners: RwLock::new(Index::default()),
+        lanes: Mutex::new(Vec::new()),
+    });
+    let worker = Worker {
+        context: Arc::clone(context),
+        table: Arc::downgrade(&table),
+        view: None,
+        roles: None,
+    };
     tokio::spawn(worker.run(items));
     table
 }
@@ -106,7 +114,9 @@ impl Worker {
     }
 
     async fn process(&mut self, relation: &Arc<Relation>, items: Vec<Item>) -> Result<(), sqlx::Error> {
-        let Some(table) = self.table.upgrade() else { return Ok(()) };
+        let Some(table) = self.table.upgrade() else {
+            return Ok(());
+        };
         self.prepare_view(relation).await?;
         self.take_census(&table).await?;
         let mut pending = Vec::with_capacity(items.len());
@@ -136,14 +146,21 @@ impl Worker {
         for kind in [ActionKind::Insert, ActionKind::Update, ActionKind::Delete] {
             listeners.find_all(kind, |listener| {
                 if told.insert(listener.subscriber.id) {
-                    listener.subscriber.deliver(crate::notice::missed(&listener.subscriber, "the database could not be asked who may see them"));
+                    listener.subscriber.deliver(crate::notice::missed(
+                        &listener.subscriber,
+                        "the database could not be asked who may see them",
+                    ));
                 }
             });
         }
     }
 
     async fn prepare_view(&mut self, relation: &Arc<Relation>) -> Result<(), sqlx::Error> {
-        if self.view.as_ref().is_some_and(|view| view.relation.version == relation.version) {
+        if self
+            .view
+            .as_ref()
+            .is_some_and(|view| view.relation.version == relation.version && !view.face.is_stale())
+        {
             return Ok(());
         }
         let started = Instant::now();
@@ -168,7 +185,11 @@ impl Worker {
     /// Which roles listen at all: one that may not read the primary key hears of every change, whatever its filters
     /// (`protocol.md 7.5`).
     async fn take_census(&mut self, table: &Table) -> Result<(), sqlx::Error> {
-        if self.roles.as_ref().is_some_and(|(taken, _)| taken.elapsed() < CENSUS_EVERY) {
+        if self
+            .roles
+            .as_ref()
+            .is_some_and(|(taken, _)| taken.elapsed() < CENSUS_EVERY)
+        {
             return Ok(());
         }
         let mut roles = HashSet::new();
@@ -207,7 +228,12 @@ impl Worker {
 
     fn find(&self, table: &Table, item: Item) -> Pending {
         let kind = render::kind_of(&item.change.action);
-        let mut pending = Pending { item, kind, parts: Vec::new(), refused: Vec::new() };
+        let mut pending = Pending {
+            item,
+            kind,
+            parts: Vec::new(),
+            refused: Vec::new(),
+        };
         let Some(view) = &self.view else { return pending };
         let number = pending.item.number;
         let part = |listener: &Arc<Listener>, truth| {
@@ -223,10 +249,15 @@ impl Worker {
         if kind != ActionKind::Delete {
             let keyless = view.facts.primary_key.is_empty();
             let blind = |role: &str| view.role(role).is_some_and(|role| !role.sees_key);
-            let any_blind = self.roles.as_ref().is_some_and(|(_, roles)| roles.iter().any(|role| blind(role)));
+            let any_blind = self
+                .roles
+                .as_ref()
+                .is_some_and(|(_, roles)| roles.iter().any(|role| blind(role)));
             if keyless || any_blind {
                 listeners.find_all(kind, |listener| {
-                    let Some(part) = part(listener, Truth::Holds) else { return };
+                    let Some(part) = part(listener, Truth::Holds) else {
+                        return;
+                    };
                     if keyless {
                         pending.refused.push((part, NO_PRIMARY_KEY));
                     } else if blind(&part.identity.0.claims.role) {
@@ -245,7 +276,10 @@ impl Worker {
             kind,
             |column| filter_value(view, change, column),
             |listener, truth| {
-                if refused.iter().any(|(part, _)| Arc::ptr_eq(&part.listener, listener)) {
+                if refused
+                    .iter()
+                    .any(|(part, _)| Arc::ptr_eq(&part.listener, listener))
+                {
                     return;
                 }
                 if let Some(part) = part(listener, truth) {
@@ -261,19 +295,32 @@ impl Worker {
         let Some(view) = &self.view else { return };
         type Asked<'a> = (&'a TypedCondition, Vec<(usize, usize)>, Vec<String>);
         let mut questions: HashMap<(String, String), Asked<'_>> = HashMap::new();
-        let listeners: Vec<Vec<Arc<Listener>>> =
-            pending.iter().map(|change| change.parts.iter().map(|part| Arc::clone(&part.listener)).collect()).collect();
+        let listeners: Vec<Vec<Arc<Listener>>> = pending
+            .iter()
+            .map(|change| {
+                change
+                    .parts
+                    .iter()
+                    .map(|part| Arc::clone(&part.listener))
+                    .collect()
+            })
+            .collect();
         for (at, change) in pending.iter().enumerate() {
             for (part_at, part) in change.parts.iter().enumerate() {
                 if part.truth != Truth::Ask {
                     continue;
                 }
-                let Some(listener) = listeners.get(at).and_then(|row| row.get(part_at)) else { continue };
+                let Some(listener) = listeners.get(at).and_then(|row| row.get(part_at)) else {
+                    continue;
+                };
                 for condition in &listener.conditions {
-                    let value = filter_value(view, &change.item.change, &condition.condition.column).flatten();
+                    let value =
+                        filter_value(view, &change.item.change, &condition.condition.column).flatten();
                     if condition.evaluate(value) == Truth::Ask {
                         let key = (condition.condition.to_string(), condition.cast_type.clone());
-                        let asked = questions.entry(key).or_insert_with(|| (condition, Vec::new(), Vec::new()));
+                        let asked = questions
+                            .entry(key)
+                            .or_insert_with(|| (condition, Vec::new(), Vec::new()));
                         asked.1.push((at, part_at));
                         asked.2.push(value.unwrap_or_default().to_owned());
                     }
@@ -285,7 +332,11 @@ impl Worker {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
             match filter_sql::hold(&self.context.pool, condition, &values).await {
                 Ok(holds) => failing.extend(
-                    concerned.iter().enumerate().filter(|(n, _)| holds.get(*n) != Some(&true)).map(|(_, part)| *part),
+                    concerned
+                        .iter()
+                        .enumerate()
+                        .filter(|(n, _)| holds.get(*n) != Some(&true))
+                        .map(|(_, part)| *part),
                 ),
                 Err(error) => {
                     tracing::warn!(%error, condition = %condition.condition, "a filter could not be evaluated");
@@ -305,7 +356,9 @@ impl Worker {
 
     /// Removes the parts that are hidden by what is known here, and asks Postgres about those that only it knows.
     async fn decide_visibility(&self, pending: &mut [Pending]) -> Answer {
-        let Some(view) = &self.view else { return Answer::default() };
+        let Some(view) = &self.view else {
+            return Answer::default();
+        };
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
         for (at, change) in pending.iter_mut().enumerate() {
             if change.kind == ActionKind::Delete {
@@ -331,7 +384,11 @@ impl Worker {
             // Parts that stay and were not asked about are visible: the answer says so for them.
             change.parts.iter_mut().for_each(|part| {
                 let verdict = decided.get(&part.identity);
-                part.truth = if verdict == Some(&Verdict::Ask) { Truth::Ask } else { Truth::Holds };
+                part.truth = if verdict == Some(&Verdict::Ask) {
+                    Truth::Ask
+                } else {
+                    Truth::Holds
+                };
             });
         }
         if asked.is_empty() {
@@ -341,7 +398,9 @@ impl Worker {
     }
 
     async fn ask(&self, view: &View, pending: &[Pending], asked: HashMap<IdentityRef, Vec<usize>>) -> Answer {
-        let Some(source) = &view.facts.row_security else { return Answer::default() };
+        let Some(source) = &view.facts.row_security else {
+            return Answer::default();
+        };
         let mut concerned: Vec<usize> = asked.values().flatten().copied().collect();
         concerned.sort_unstable();
         concerned.dedup();
@@ -350,11 +409,18 @@ impl Worker {
         let mut number_of: HashMap<usize, usize> = HashMap::new();
         let mut xids: Vec<u32> = Vec::new();
         for at in concerned {
-            let Some(change) = pending.get(at).map(|change| &change.item.change) else { continue };
+            let Some(change) = pending.get(at).map(|change| &change.item.change) else {
+                continue;
+            };
             let key: Option<Vec<String>> = view
                 .key_at
                 .iter()
-                .map(|at| (*at).and_then(|at| new_value(change, at)).flatten().map(str::to_owned))
+                .map(|at| {
+                    (*at)
+                        .and_then(|at| new_value(change, at))
+                        .flatten()
+                        .map(str::to_owned)
+                })
                 .collect();
             // A key column that was dropped or renamed meanwhile: the row cannot be found, so nobody sees it.
             if let Some(key) = key {
@@ -368,14 +434,25 @@ impl Worker {
         let asked: HashMap<IdentityRef, Vec<usize>> = asked
             .into_iter()
             .map(|(identity, rows)| {
-                (identity, rows.into_iter().filter_map(|at| number_of.get(&at).copied()).collect::<Vec<_>>())
+                (
+                    identity,
+                    rows.into_iter()
+                        .filter_map(|at| number_of.get(&at).copied())
+                        .collect::<Vec<_>>(),
+                )
             })
             .filter(|(_, rows)| !rows.is_empty())
             .collect();
         if asked.is_empty() {
             return Answer::default();
         }
-        let question = Question { source, primary_key: &view.facts.primary_key, rows, asked, xids };
+        let question = Question {
+            source,
+            primary_key: &view.facts.primary_key,
+            rows,
+            asked,
+            xids,
+        };
         let started = Instant::now();
         let answer = self.context.asker.ask(&question).await;
         counter!("walcast_visibility_calls_total").increment(1);
@@ -390,7 +467,8 @@ impl Worker {
                     );
                 }
                 counter!("walcast_visibility_failures_total").increment(answer.failures.len() as u64);
-                let at_of: HashMap<usize, usize> = number_of.into_iter().map(|(at, number)| (number, at)).collect();
+                let at_of: HashMap<usize, usize> =
+                    number_of.into_iter().map(|(at, number)| (number, at)).collect();
                 for rows in answer.seen.values_mut() {
                     for row in rows.iter_mut() {
                         *row = at_of.get(row).copied().unwrap_or(usize::MAX);
@@ -406,7 +484,11 @@ impl Worker {
                 );
                 counter!("walcast_visibility_failures_total").increment(question.asked.len() as u64);
                 let mut told = HashSet::new();
-                for part in pending.iter().flat_map(|change| &change.parts).filter(|part| part.truth == Truth::Ask) {
+                for part in pending
+                    .iter()
+                    .flat_map(|change| &change.parts)
+                    .filter(|part| part.truth == Truth::Ask)
+                {
                     if told.insert(part.subscriber.id) {
                         part.subscriber.deliver(crate::notice::missed(
                             &part.subscriber,
@@ -421,7 +503,12 @@ impl Worker {
 
     /// Hands out what is left of a change: one message for each channel and selection.
     fn deliver(&mut self, at: usize, pending: Pending, answer: &Answer) {
-        let Pending { item, kind, mut parts, mut refused } = pending;
+        let Pending {
+            item,
+            kind,
+            mut parts,
+            mut refused,
+        } = pending;
         let Item { change, tickets, .. } = item;
         let mut outgoing = Outgoing::default();
         if let Some(view) = &mut self.view {
@@ -431,21 +518,32 @@ impl Worker {
             for group in parts.chunk_by(same_message) {
                 let Some(first) = group.first() else { continue };
                 let role = &first.identity.0.claims.role;
-                let Some(number) = view.shape_number(role, first.listener.select.as_ref()) else { continue };
+                let Some(number) = view.shape_number(role, first.listener.select.as_ref()) else {
+                    continue;
+                };
                 let Some(shape) = view.shape(number) else { continue };
                 let data = Data::Shape(number);
-                outgoing.push(kind, first, group, data, || view.face.render(&change, shape, too_large));
+                outgoing.push(kind, first, group, data, || {
+                    view.face.render(&change, shape, too_large)
+                });
             }
             refused.sort_unstable_by(|a, b| order(&a.0).cmp(&order(&b.0)));
             for group in refused.chunk_by(|a, b| same_message(&a.0, &b.0)) {
-                let Some((first, error)) = group.first() else { continue };
+                let Some((first, error)) = group.first() else {
+                    continue;
+                };
                 let members = group.iter().map(|(part, _)| part);
-                outgoing.push(kind, first, members, Data::Refusal(error), || view.face.render_refusal(kind, error));
+                outgoing.push(kind, first, members, Data::Refusal(error), || {
+                    view.face.render_refusal(kind, error)
+                });
             }
         }
         counter!("walcast_changes_delivered_total").increment(outgoing.count);
         for ticket in tickets {
-            let deliveries = outgoing.laned.remove(&Arc::as_ptr(ticket.lane())).unwrap_or_default();
+            let deliveries = outgoing
+                .laned
+                .remove(&Arc::as_ptr(ticket.lane()))
+                .unwrap_or_default();
             ticket.fill(deliveries);
         }
     }
@@ -453,7 +551,11 @@ impl Worker {
 
 /// Messages of one channel next to each other, its ids in reverse request order as the reference lists them.
 fn order(part: &Part) -> (u64, Option<&[String]>, Reverse<usize>) {
-    (part.subscriber.id, part.listener.select.as_deref(), Reverse(part.listener.at))
+    (
+        part.subscriber.id,
+        part.listener.select.as_deref(),
+        Reverse(part.listener.at),
+    )
 }
 
 fn same_message(a: &Part, b: &Part) -> bool {
@@ -520,7 +622,11 @@ impl Outgoing {
         self.count += 1;
         match &first.listener.lane {
             None => subscriber.deliver(frame),
-            Some(lane) => self.laned.entry(Arc::as_ptr(lane)).or_default().push((Arc::clone(subscriber), frame)),
+            Some(lane) => self
+                .laned
+                .entry(Arc::as_ptr(lane))
+                .or_default()
+                .push((Arc::clone(subscriber), frame)),
         }
     }
 }
@@ -529,7 +635,10 @@ impl Outgoing {
 fn new_value(change: &Change, at: usize) -> Option<Option<&str>> {
     match &change.action {
         Action::Insert { new } => carried(new, None, at),
-        Action::Update { old: Some(OldTuple::Full(old)), new } => carried(new, Some(old), at),
+        Action::Update {
+            old: Some(OldTuple::Full(old)),
+            new,
+        } => carried(new, Some(old), at),
         Action::Update { new, .. } => carried(new, None, at),
         Action::Delete { .. } => None,
     }
@@ -556,10 +665,17 @@ fn filter_value<'a>(view: &View, change: &'a Change, column: &str) -> Option<Opt
 
 /// The size the limit of `database.md 2.9` is compared with: names, types and values of both tuples.
 fn change_bytes(change: &Change) -> usize {
-    let headings: usize = change.relation.columns.iter().map(|column| column.name.len() + 40).sum();
+    let headings: usize = change
+        .relation
+        .columns
+        .iter()
+        .map(|column| column.name.len() + 40)
+        .sum();
     let tuples = match &change.action {
         Action::Insert { new } => new.wire_bytes(),
-        Action::Update { old, new } => new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes()),
+        Action::Update { old, new } => {
+            new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes())
+        }
         Action::Delete { old } => old.tuple().wire_bytes(),
     };
     headings + tuples

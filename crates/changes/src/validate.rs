@@ -21,9 +21,14 @@ pub(crate) async fn conditions(
 ) -> Result<Vec<TypedCondition>, SubscribeError> {
     let mut typed = Vec::with_capacity(binding.conditions.len());
     for condition in &binding.conditions {
-        let attribute = facts.attribute(&condition.column).filter(|column| selectable.contains(&column.name));
+        let attribute = facts
+            .attribute(&condition.column)
+            .filter(|column| selectable.contains(&column.name));
         let Some(attribute) = attribute else {
-            return Err(SubscribeError::raised(binding, &format!("invalid column for filter {}", condition.column)));
+            return Err(SubscribeError::raised(
+                binding,
+                &format!("invalid column for filter {}", condition.column),
+            ));
         };
         typed.push(check(pool, binding, condition, attribute).await?);
     }
@@ -32,10 +37,17 @@ pub(crate) async fn conditions(
 
 /// Every selected column must be one the role may read.
 pub(crate) fn selection(binding: &Binding, selectable: &BTreeSet<String>) -> Result<(), SubscribeError> {
-    let unusable = binding.select.iter().flatten().find(|column| !selectable.contains(*column));
+    let unusable = binding
+        .select
+        .iter()
+        .flatten()
+        .find(|column| !selectable.contains(*column));
     match unusable {
         None => Ok(()),
-        Some(column) => Err(SubscribeError::raised(binding, &format!("invalid column for select {column}"))),
+        Some(column) => Err(SubscribeError::raised(
+            binding,
+            &format!("invalid column for select {column}"),
+        )),
     }
 }
 
@@ -51,17 +63,26 @@ async fn check(
     let mut key = None;
     match condition.operator {
         Operator::In => {
-            let elements = catalog::array_length(pool, value, &column.cast_type).await.map_err(postgres)?;
+            let elements = catalog::array_length(pool, value, &column.cast_type)
+                .await
+                .map_err(postgres)?;
             if elements > MAX_IN_ELEMENTS {
-                return Err(raised(format!("too many values for `in` filter. Maximum {MAX_IN_ELEMENTS}")));
+                return Err(raised(format!(
+                    "too many values for `in` filter. Maximum {MAX_IN_ELEMENTS}"
+                )));
             }
         }
         Operator::Is => {
             if !matches!(value, "null" | "true" | "false" | "unknown") {
-                return Err(raised("invalid value for is filter: must be null, true, false, or unknown".to_owned()));
+                return Err(raised(
+                    "invalid value for is filter: must be null, true, false, or unknown".to_owned(),
+                ));
             }
             if value != "null" && column.cast_type != "boolean" {
-                return Err(raised(format!("is {value} filter requires a boolean column, got {}", column.shown_type)));
+                return Err(raised(format!(
+                    "is {value} filter requires a boolean column, got {}",
+                    column.shown_type
+                )));
             }
         }
         Operator::Like | Operator::Ilike | Operator::Match | Operator::Imatch => {
@@ -73,17 +94,24 @@ async fn check(
                 )));
             }
             if matches!(condition.operator, Operator::Match | Operator::Imatch) {
-                catalog::compile_pattern(pool, value).await.map_err(|error| match error {
-                    sqlx::Error::Database(answer) if answer.code().as_deref() == Some("2201B") => {
-                        raised(format!("invalid regular expression for {name} filter: {}", answer.message()))
-                    }
-                    error => postgres(error),
-                })?;
+                catalog::compile_pattern(pool, value)
+                    .await
+                    .map_err(|error| match error {
+                        sqlx::Error::Database(answer) if answer.code().as_deref() == Some("2201B") => {
+                            raised(format!(
+                                "invalid regular expression for {name} filter: {}",
+                                answer.message()
+                            ))
+                        }
+                        error => postgres(error),
+                    })?;
             }
         }
         _ => {
             let text = comparable(value, column);
-            let canonical = catalog::canonical(pool, &text, &column.cast_type).await.map_err(postgres)?;
+            let canonical = catalog::canonical(pool, &text, &column.cast_type)
+                .await
+                .map_err(postgres)?;
             let is_equality = matches!(condition.operator, Operator::Eq | Operator::Neq);
             if is_equality && column.text_equality != TextEquality::Ask {
                 key = canonical.and_then(|text| normalise(&text, column.text_equality).map(Cow::into_owned));

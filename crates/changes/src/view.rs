@@ -39,14 +39,30 @@ pub(crate) struct View {
 
 impl View {
     /// Reads the catalog for `relation`; `None` when the table is gone.
-    pub(crate) async fn load(context: &Context, relation: &Arc<Relation>) -> Result<Option<Self>, sqlx::Error> {
-        let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else { return Ok(None) };
+    pub(crate) async fn load(
+        context: &Context,
+        relation: &Arc<Relation>,
+    ) -> Result<Option<Self>, sqlx::Error> {
+        let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else {
+            return Ok(None);
+        };
         let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
-        let kinds = catalog::kinds(&context.pool, &context.types, &oids).await?;
-        let key_names: Vec<&str> = facts.primary_key.iter().map(|column| column.name.as_str()).collect();
-        let positions: HashMap<String, usize> =
-            relation.columns.iter().enumerate().map(|(at, column)| (column.name.clone(), at)).collect();
-        let key_at = key_names.iter().map(|name| positions.get(*name).copied()).collect();
+        let kinds = catalog::kinds(&context.pool, &oids).await?;
+        let key_names: Vec<&str> = facts
+            .primary_key
+            .iter()
+            .map(|column| column.name.as_str())
+            .collect();
+        let positions: HashMap<String, usize> = relation
+            .columns
+            .iter()
+            .enumerate()
+            .map(|(at, column)| (column.name.clone(), at))
+            .collect();
+        let key_at = key_names
+            .iter()
+            .map(|name| positions.get(*name).copied())
+            .collect();
         let face = Face::new(relation, kinds, &key_names, facts.row_security.is_some());
         Ok(Some(Self {
             relation: Arc::clone(relation),
@@ -69,7 +85,11 @@ impl View {
 
     /// Makes sure that what we know of `role` is not too old.
     pub(crate) async fn refresh_role(&mut self, context: &Context, role: &str) -> Result<(), sqlx::Error> {
-        if self.roles.get(role).is_some_and(|known| known.read.elapsed() < RIGHTS_KEPT_FOR) {
+        if self
+            .roles
+            .get(role)
+            .is_some_and(|known| known.read.elapsed() < RIGHTS_KEPT_FOR)
+        {
             return Ok(());
         }
         let read = Instant::now();
@@ -79,8 +99,17 @@ impl View {
             Some(source) => policy::compile(&policy::load(&context.pool, source.oid, role).await?),
         };
         let view = RoleView {
-            selectable: self.relation.columns.iter().map(|column| selectable.contains(&column.name)).collect(),
-            sees_key: self.facts.primary_key.iter().all(|column| selectable.contains(&column.name)),
+            selectable: self
+                .relation
+                .columns
+                .iter()
+                .map(|column| selectable.contains(&column.name))
+                .collect(),
+            sees_key: self
+                .facts
+                .primary_key
+                .iter()
+                .all(|column| selectable.contains(&column.name)),
             access,
             shapes: Vec::new(),
             read,
@@ -103,14 +132,19 @@ impl View {
             .map(|(at, column)| {
                 view.selectable.get(at) == Some(&true)
                     && select.is_none_or(|names| {
-                        names.contains(&column.name) || self.face.columns.get(at).is_some_and(|shown| shown.is_primary)
+                        names.contains(&column.name)
+                            || self.face.columns.get(at).is_some_and(|shown| shown.is_primary)
                     })
             })
             .collect();
-        let number = self.shapes.iter().position(|shape| shape.shown() == shown).unwrap_or_else(|| {
-            self.shapes.push(self.face.shape(shown));
-            self.shapes.len() - 1
-        });
+        let number = self
+            .shapes
+            .iter()
+            .position(|shape| shape.shown() == shown)
+            .unwrap_or_else(|| {
+                self.shapes.push(self.face.shape(shown));
+                self.shapes.len() - 1
+            });
         if let Some(view) = self.roles.get_mut(role) {
             view.shapes.push((select.cloned(), number));
         }

@@ -19,7 +19,9 @@ const RETRY_MAX: Duration = Duration::from_millis(500);
 /// A batch that could not be decided. Nothing of it is visible.
 #[derive(Debug, Error)]
 pub(crate) enum VisibilityError {
-    #[error("the transaction of the change was not over after {0} s (does it wait for a synchronous standby?)")]
+    #[error(
+        "the transaction of the change was not over after {0} s (does it wait for a synchronous standby?)"
+    )]
     StillRunning(u64),
     #[error("asking Postgres failed: {0}")]
     Postgres(#[from] sqlx::Error),
@@ -52,7 +54,9 @@ pub(crate) struct Answer {
 
 impl Answer {
     pub(crate) fn sees(&self, identity: &IdentityRef, row: usize) -> bool {
-        self.seen.get(identity).is_some_and(|rows| rows.binary_search(&row).is_ok())
+        self.seen
+            .get(identity)
+            .is_some_and(|rows| rows.binary_search(&row).is_ok())
     }
 }
 
@@ -66,7 +70,12 @@ pub(crate) struct Asker {
 impl Asker {
     /// `timeout_ms` bounds one question; `patience_ms` how long a question is repeated while its transaction runs or
     /// Postgres is away.
-    pub(crate) fn new(options: PgConnectOptions, connections: u32, timeout_ms: u64, patience_ms: u64) -> Self {
+    pub(crate) fn new(
+        options: PgConnectOptions,
+        connections: u32,
+        timeout_ms: u64,
+        patience_ms: u64,
+    ) -> Self {
         let options = options.application_name("walcast_visibility").options([
             ("statement_timeout", timeout_ms.to_string()),
             ("default_transaction_isolation", "read committed".to_owned()),
@@ -76,7 +85,10 @@ impl Asker {
             .max_connections(connections)
             .acquire_timeout(Duration::from_millis(timeout_ms))
             .connect_lazy_with(options);
-        Self { pool, patience: Duration::from_millis(patience_ms) }
+        Self {
+            pool,
+            patience: Duration::from_millis(patience_ms),
+        }
     }
 
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, VisibilityError> {
@@ -86,10 +98,14 @@ impl Asker {
             let error = match self.ask_once(question).await {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => VisibilityError::StillRunning(self.patience.as_secs()),
-                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)) => error.into(),
+                Err(error @ (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)) => {
+                    error.into()
+                }
                 // Postgres is going down or coming up: the rows will still be there.
                 Err(sqlx::Error::Database(answer))
-                    if answer.code().is_some_and(|code| code.starts_with("57P") || code.starts_with("08")) =>
+                    if answer
+                        .code()
+                        .is_some_and(|code| code.starts_with("57P") || code.starts_with("08")) =>
                 {
                     VisibilityError::Postgres(sqlx::Error::Database(answer))
                 }
@@ -119,34 +135,55 @@ impl Asker {
             });
             sets.push(number);
         }
-        let roles: Vec<&str> = identities.iter().map(|(identity, _)| identity.0.claims.role.as_str()).collect();
-        let claims: Vec<&str> = identities.iter().map(|(identity, _)| identity.0.claims.json.as_ref()).collect();
+        let roles: Vec<&str> = identities
+            .iter()
+            .map(|(identity, _)| identity.0.claims.role.as_str())
+            .collect();
+        let claims: Vec<&str> = identities
+            .iter()
+            .map(|(identity, _)| identity.0.claims.json.as_ref())
+            .collect();
         let mut keys: Vec<&str> = Vec::with_capacity(question.rows.len() * question.primary_key.len());
         for column in 0..question.primary_key.len() {
-            keys.extend(question.rows.iter().map(|row| row.get(column).map_or("", String::as_str)));
+            keys.extend(
+                question
+                    .rows
+                    .iter()
+                    .map(|row| row.get(column).map_or("", String::as_str)),
+            );
         }
         let xids: Vec<i64> = question.xids.iter().map(|xid| i64::from(*xid)).collect();
-        let rows = sqlx::query("select identity, seen, failure from walcast.visible_rows($1, $2, $3, $4, $5, $6, $7, $8, $9)")
-            .bind(probe(question.source, question.primary_key))
-            .bind(&roles)
-            .bind(&claims)
-            .bind(&sets)
-            .bind(&row_sets)
-            .bind(&keys)
-            .bind(i32::try_from(question.primary_key.len()).unwrap_or(i32::MAX))
-            .bind(&xids)
-            .bind(WAIT_IN_POSTGRES_MS)
-            .fetch_all(&self.pool)
-            .await?;
+        let rows = sqlx::query(
+            "select identity, seen, failure from walcast.visible_rows($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+        )
+        .bind(probe(question.source, question.primary_key))
+        .bind(&roles)
+        .bind(&claims)
+        .bind(&sets)
+        .bind(&row_sets)
+        .bind(&keys)
+        .bind(i32::try_from(question.primary_key.len()).unwrap_or(i32::MAX))
+        .bind(&xids)
+        .bind(WAIT_IN_POSTGRES_MS)
+        .fetch_all(&self.pool)
+        .await?;
         let mut answer = Answer::default();
         for row in rows {
             let number: i32 = row.try_get(0)?;
-            let Some(at) = usize::try_from(number).ok().and_then(|number| number.checked_sub(1)) else {
+            let Some(at) = usize::try_from(number)
+                .ok()
+                .and_then(|number| number.checked_sub(1))
+            else {
                 return Ok(None);
             };
-            let Some((identity, _)) = identities.get(at) else { continue };
+            let Some((identity, _)) = identities.get(at) else {
+                continue;
+            };
             if let Some(reason) = row.try_get::<Option<String>, _>(2)? {
-                answer.failures.push(Failure { role: identity.0.claims.role.clone(), reason });
+                answer.failures.push(Failure {
+                    role: identity.0.claims.role.clone(),
+                    reason,
+                });
             }
             let mut seen: Vec<usize> = row
                 .try_get::<Option<Vec<i32>>, _>(1)?
@@ -164,13 +201,22 @@ impl Asker {
 /// The statement that finds which keys have a row for whoever asks. The sub-select stays one probe of the key's
 /// index per row: joined, the planner may prefer to run the policy over the whole table.
 fn probe(source: &Source, primary_key: &[KeyColumn]) -> String {
-    let parameters: Vec<String> = (1..=primary_key.len()).map(|number| format!("${number}::text[]")).collect();
-    let aliases: Vec<String> = (1..=primary_key.len()).map(|number| format!("c{number}")).collect();
+    let parameters: Vec<String> = (1..=primary_key.len())
+        .map(|number| format!("${number}::text[]"))
+        .collect();
+    let aliases: Vec<String> = (1..=primary_key.len())
+        .map(|number| format!("c{number}"))
+        .collect();
     let conditions: Vec<String> = primary_key
         .iter()
         .zip(&aliases)
         .map(|(column, alias)| {
-            format!("t.{} {} k.{alias}::{}", quote_identifier(&column.name), column.equality, column.cast_type)
+            format!(
+                "t.{} {} k.{alias}::{}",
+                quote_identifier(&column.name),
+                column.equality,
+                column.cast_type
+            )
         })
         .collect();
     format!(
@@ -199,7 +245,10 @@ mod tests {
             cast_type: cast_type.into(),
             equality: "OPERATOR(pg_catalog.=)".into(),
         };
-        let source = Source { oid: 1, from: "only public.\"odd name\"".into() };
+        let source = Source {
+            oid: 1,
+            from: "only public.\"odd name\"".into(),
+        };
         assert_eq!(
             probe(&source, &[key("a\"b", "bigint"), key("c", "uuid")]),
             "select pg_catalog.array_agg(k.n::int) from unnest($1::text[], $2::text[]) with ordinality as k(c1, c2, n) \

@@ -48,8 +48,18 @@ pub async fn load(pool: &PgPool, table: u32, role: &str) -> Result<PolicyFacts, 
     .bind(role)
     .fetch_optional(pool)
     .await?;
-    let Some(row) = row else { return Ok(PolicyFacts { enabled: true, exempt: false, permissive: 0 }) };
-    Ok(PolicyFacts { enabled: row.try_get(0)?, exempt: row.try_get(1)?, permissive: row.try_get(2)? })
+    let Some(row) = row else {
+        return Ok(PolicyFacts {
+            enabled: true,
+            exempt: false,
+            permissive: 0,
+        });
+    };
+    Ok(PolicyFacts {
+        enabled: row.try_get(0)?,
+        exempt: row.try_get(1)?,
+        permissive: row.try_get(2)?,
+    })
 }
 
 /// Decides how to find out.
