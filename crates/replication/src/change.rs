@@ -166,7 +166,9 @@ impl Action {
     pub fn wire_bytes(&self) -> usize {
         match self {
             Self::Insert { new } => new.wire_bytes(),
-            Self::Update { old, new } => new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes()),
+            Self::Update { old, new } => {
+                new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes())
+            }
             Self::Delete { old } => old.tuple().wire_bytes(),
         }
     }

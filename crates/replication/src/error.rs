@@ -3,6 +3,11 @@
 use std::io;
 use thiserror::Error;
 
+/// What is going on when Postgres answers with an error that means different things at different times.
+pub(crate) const LOGGING_IN: &str = "logging in";
+pub(crate) const CREATING_SLOT: &str = "creating the slot";
+pub(crate) const STARTING: &str = "starting replication";
+
 /// Why the replication connection could not be made or was lost.
 #[derive(Debug, Error)]
 pub enum StreamError {
@@ -23,13 +28,19 @@ pub enum StreamError {
         timeout_ms: u64,
     },
     /// The server has TLS switched off.
-    #[error("sslmode demands TLS, but Postgres does not offer it: set ssl = on there, or sslmode=prefer or disable here")]
+    #[error(
+        "sslmode demands TLS, but Postgres does not offer it: set ssl = on there, or sslmode=prefer or disable here"
+    )]
     TlsNotOffered,
     /// TLS failed.
-    #[error("the TLS connection to Postgres failed: {0}. Check sslmode, sslrootcert and the server's certificate")]
+    #[error(
+        "the TLS connection to Postgres failed: {0}. Check sslmode, sslrootcert and the server's certificate"
+    )]
     Tls(String),
     /// An authentication method we do not speak.
-    #[error("Postgres asks for the authentication method {0}, which is not supported: use scram-sha-256 in pg_hba.conf")]
+    #[error(
+        "Postgres asks for the authentication method {0}, which is not supported: use scram-sha-256 in pg_hba.conf"
+    )]
     AuthenticationMethod(&'static str),
     /// A password is asked for, and there is none.
     #[error("Postgres asks for a password and none is configured")]
@@ -37,9 +48,29 @@ pub enum StreamError {
     /// The server did not prove that it knows the password.
     #[error("the authentication exchange failed: {0}")]
     Authentication(String),
-    /// Wrong user or password, or pg_hba.conf refuses.
-    #[error("Postgres refused the login: {0}. Check user, password, and that pg_hba.conf lets this host in (for a replication=database connection the database's own lines count)")]
+    /// Wrong password.
+    #[error("Postgres refused the password: {0}. Check user and password of the database URL")]
+    WrongPassword(String),
+    /// The role does not exist or may not log in, or pg_hba.conf refuses.
+    #[error(
+        "Postgres refused the login: {0}. Check that the role exists and has LOGIN, and that pg_hba.conf lets this host in (the lines of the database count, not those of \"replication\")"
+    )]
     LoginRefused(String),
+    /// There is no such database.
+    #[error(
+        "Postgres does not know the database: {0}. Check the name at the end of the database URL, or create it"
+    )]
+    UnknownDatabase(String),
+    /// All connections are in use.
+    #[error(
+        "Postgres takes no more connections: {0}. Raise max_connections, or close connections nobody uses"
+    )]
+    TooManyConnections(String),
+    /// A standby of Postgres 15 or older.
+    #[error(
+        "this server is a standby that cannot decode its log: {0}. Connect to the primary, or use Postgres 16 or newer"
+    )]
+    Standby(String),
     /// The role lacks REPLICATION.
     #[error("the role may not start replication: {0}. Run: alter role <role> replication")]
     NoReplicationRight(String),
@@ -47,7 +78,9 @@ pub enum StreamError {
     #[error("Postgres does not decode its log: {0}. Set wal_level = logical and restart it")]
     WalLevel(String),
     /// No slot is free.
-    #[error("no replication slot is free: {0}. Raise max_replication_slots, or drop slots nobody uses (see pg_replication_slots)")]
+    #[error(
+        "no replication slot is free: {0}. Raise max_replication_slots, or drop slots nobody uses (see pg_replication_slots)"
+    )]
     NoFreeSlot(String),
     /// No walsender is free.
     #[error("no walsender is free: {0}. Raise max_wal_senders")]
@@ -76,11 +109,16 @@ pub enum StreamError {
     /// Silence.
     #[error("Postgres has been silent for {0} ms although it was asked for a sign of life")]
     Silent(u64),
+    /// The server stopped sending in good order.
+    #[error("Postgres ended the stream; it is probably shutting down")]
+    Ended,
     /// Not Postgres, or a protocol we do not know.
     #[error("Postgres sent something that is not understood: {0}")]
     Protocol(String),
     /// A single message is larger than we hold.
-    #[error("a message of {bytes} bytes is over the limit of {limit_bytes} bytes (WALCAST_MAX_WAL_MESSAGE_BYTES)")]
+    #[error(
+        "a message of {bytes} bytes is over the limit of {limit_bytes} bytes (WALCAST_MAX_WAL_MESSAGE_BYTES)"
+    )]
     MessageTooLarge {
         /// Its size.
         bytes: usize,
@@ -93,13 +131,15 @@ impl StreamError {
     /// Sorts an error answer of Postgres.
     pub(crate) fn from_answer(doing: &'static str, code: String, message: String) -> Self {
         match (code.as_str(), doing) {
-            ("28000" | "28P01" | "3D000", _) => Self::LoginRefused(message),
-            ("53300", _) if message.contains("max_wal_senders") || message.contains("standby") => {
-                Self::NoFreeWalsender(message)
-            }
-            ("53400", _) => Self::NoFreeSlot(message),
-            ("42501", "creating the slot" | "logging in" | "starting replication") => Self::NoReplicationRight(message),
-            ("55000", "creating the slot") if message.contains("wal_level") => Self::WalLevel(message),
+            ("28P01", _) => Self::WrongPassword(message),
+            ("28000", _) => Self::LoginRefused(message),
+            ("3D000", _) => Self::UnknownDatabase(message),
+            ("53300", _) if message.contains("max_wal_senders") => Self::NoFreeWalsender(message),
+            ("53300", _) => Self::TooManyConnections(message),
+            ("53400", CREATING_SLOT) => Self::NoFreeSlot(message),
+            ("42501", LOGGING_IN | CREATING_SLOT | STARTING) => Self::NoReplicationRight(message),
+            ("55000", CREATING_SLOT) if message.contains("wal_level") => Self::WalLevel(message),
+            ("0A000", CREATING_SLOT) if message.contains("recovery") => Self::Standby(message),
             _ => Self::Postgres { doing, code, message },
         }
     }

@@ -10,12 +10,15 @@
 //! catalog, and stores nothing: what is committed while the connection is down is lost and said to be lost.
 
 mod change;
+mod channel_binding;
 mod config;
 mod error;
 pub mod json;
+mod login;
 mod lsn;
 pub mod pgoutput;
 mod queue;
+mod reader;
 mod session;
 mod stats;
 mod stream;

@@ -36,7 +36,11 @@ mod tests {
 
     #[test]
     fn positions_print_and_read_as_in_postgres() {
-        for (lsn, text) in [(Lsn(0), "0/0"), (Lsn(0x16_B374_D848), "16/B374D848"), (Lsn(u64::MAX), "FFFFFFFF/FFFFFFFF")] {
+        for (lsn, text) in [
+            (Lsn(0), "0/0"),
+            (Lsn(0x16_B374_D848), "16/B374D848"),
+            (Lsn(u64::MAX), "FFFFFFFF/FFFFFFFF"),
+        ] {
             assert_eq!(lsn.to_string(), text);
             assert_eq!(text.parse(), Ok(lsn));
         }

@@ -1,25 +1,21 @@
-//! From an open connection to a running stream: login, publication, slot, START_REPLICATION.
+//! From a configuration to a running stream: connection, login, publication, slot, START_REPLICATION.
 
-use crate::config::Config;
-use crate::error::StreamError;
+use crate::config::{Config, SslMode};
+use crate::error::{CREATING_SLOT, STARTING, StreamError};
+use crate::login::log_in;
 use crate::lsn::Lsn;
 use crate::transport::Transport;
 use crate::wire::{Backend, Wire};
-use bytes::{Buf, BytesMut};
-use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, ScramSha256};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use postgres_protocol::message::frontend;
+use std::future::Future;
 use std::time::Duration;
+use tokio::time::timeout;
 
-/// How values are printed, whatever the server's settings (`database.md 9.12`). The time zone is not set: it is the
-/// database's own, as the reference's.
-const SETTINGS: [(&str, &str); 5] = [
-    ("client_encoding", "UTF8"),
-    ("DateStyle", "ISO"),
-    ("IntervalStyle", "postgres"),
-    ("extra_float_digits", "3"),
-    ("bytea_output", "hex"),
-];
+/// After so long it is worth saying what making the slot waits for.
+const SLOT_IS_SLOW_AFTER: Duration = Duration::from_secs(10);
+/// The code of a request to cancel a statement, in place of a protocol version.
+const CANCEL_REQUEST: u32 = 80_877_102;
 
 /// A stream that runs.
 pub(crate) struct Session {
@@ -38,144 +34,192 @@ pub(crate) struct Wanted<'a> {
     pub(crate) max_message_bytes: usize,
 }
 
-impl Session {
-    /// Does everything up to the first change. Connecting and logging in are bounded; making the slot is not, since
-    /// Postgres waits there for the transactions that are running.
-    pub(crate) async fn start(config: &Config, wanted: &Wanted<'_>) -> Result<Self, StreamError> {
-        let limit = Duration::from_millis(config.connect_timeout_ms);
-        let login = async {
-            let mut wire = Wire::new(Transport::open(config).await?);
-            log_in(&mut wire, config).await?;
-            Ok::<_, StreamError>(wire)
-        };
-        let mut wire = tokio::time::timeout(limit, login).await.map_err(|_| StreamError::ConnectTimeout {
-            endpoint: config.endpoint.to_string(),
-            timeout_ms: config.connect_timeout_ms,
-        })??;
+/// A session that is logged in and does not stream yet.
+pub(crate) struct Prepared {
+    wire: Wire,
+    cancel_key: Bytes,
+    sender_timeout: Option<Duration>,
+}
+
+impl Prepared {
+    /// Connects, logs in, and sees to it that the publications exist. All of it is bounded in time.
+    pub(crate) async fn new(config: &Config, wanted: &Wanted<'_>) -> Result<Self, StreamError> {
+        let (mut wire, cancel_key) = match connect(config, config.ssl_mode).await {
+            // As in libpq, `prefer` means that a server whose TLS or whose rules for TLS connections do not let us
+            // in is asked again without.
+            Err(first @ (StreamError::Tls(_) | StreamError::LoginRefused(_)))
+                if config.ssl_mode == SslMode::Prefer =>
+            {
+                connect(config, SslMode::Disable)
+                    .await
+                    .map_err(|second| match second {
+                        StreamError::LoginRefused(_) => first,
+                        second => second,
+                    })
+            }
+            connected => connected,
+        }?;
         wire.max_message_bytes = wanted.max_message_bytes;
-        // The slot comes after the publication: decoding a change that was made before the publication existed
-        // would end the stream for good (`database.md 9.9`).
-        for publication in wanted.publications {
-            ensure_publication(&mut wire, publication, wanted.create_publication).await?;
-        }
-        let timeout = query(&mut wire, "reading wal_sender_timeout", SENDER_TIMEOUT).await?;
-        let timeout_ms = timeout.first().and_then(|row| row.first()?.as_deref()?.parse::<u64>().ok()).unwrap_or(0);
-        let create = format!("CREATE_REPLICATION_SLOT {} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT", wanted.slot);
-        let created = query(&mut wire, "creating the slot", &create).await?;
+        let sender_timeout = bounded(config, async {
+            query(&mut wire, "setting the time zone", SETTINGS_OF_DATABASE).await?;
+            // The slot comes after the publication: decoding a change that was made before the publication existed
+            // would end the stream for good (`database.md 9.9`).
+            for publication in wanted.publications {
+                ensure_publication(&mut wire, publication, wanted.create_publication).await?;
+            }
+            let answer = query(&mut wire, "reading wal_sender_timeout", SENDER_TIMEOUT).await?;
+            let timeout_ms = answer
+                .first()
+                .and_then(|row| row.first()?.as_deref()?.parse::<u64>().ok());
+            Ok(timeout_ms.filter(|limit| *limit > 0).map(Duration::from_millis))
+        })
+        .await?;
+        Ok(Self {
+            wire,
+            cancel_key,
+            sender_timeout,
+        })
+    }
+
+    /// The key that [`cancel`] takes.
+    pub(crate) fn cancel_key(&self) -> Bytes {
+        self.cancel_key.clone()
+    }
+
+    /// Makes the slot and starts the stream. Postgres waits here for the transactions that are running, which may
+    /// take any time.
+    pub(crate) async fn stream(mut self, wanted: &Wanted<'_>) -> Result<Session, StreamError> {
+        let slot = quote_identifier(wanted.slot);
+        let create = format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
+        let created = {
+            let creating = query(&mut self.wire, CREATING_SLOT, &create);
+            let mut creating = std::pin::pin!(creating);
+            match timeout(SLOT_IS_SLOW_AFTER, creating.as_mut()).await {
+                Ok(created) => created?,
+                Err(_) => {
+                    tracing::warn!(
+                        "the replication slot has to wait for transactions that are open; see pg_stat_activity"
+                    );
+                    creating.await?
+                }
+            }
+        };
         let start = created
             .first()
             .and_then(|row| row.get(1)?.as_deref()?.parse().ok())
             .ok_or_else(|| StreamError::Protocol("the answer to CREATE_REPLICATION_SLOT".to_owned()))?;
-        start_replication(&mut wire, wanted).await?;
-        Ok(Self { wire, start, sender_timeout: (timeout_ms > 0).then(|| Duration::from_millis(timeout_ms)) })
+        start_replication(&mut self.wire, wanted).await?;
+        Ok(Session {
+            wire: self.wire,
+            start,
+            sender_timeout: self.sender_timeout,
+        })
     }
 }
+
+/// The zone of the database, or else of the server, not one that our role may have for itself
+/// (`database.md 9.12`). And where anything may be stored as text, it is taken as it is: Postgres would end the stream
+/// at the first value that is not UTF-8, while to us it costs one change.
+const SETTINGS_OF_DATABASE: &str = "\
+    SELECT pg_catalog.set_config('TimeZone', pg_catalog.split_part(entry, '=', 2), false) \
+    FROM pg_catalog.pg_db_role_setting s \
+    JOIN pg_catalog.pg_database d ON d.oid = s.setdatabase \
+    CROSS JOIN LATERAL pg_catalog.unnest(s.setconfig) AS entry \
+    WHERE d.datname = pg_catalog.current_database() AND s.setrole = 0 \
+    AND pg_catalog.lower(pg_catalog.split_part(entry, '=', 1)) = 'timezone'; \
+    SELECT pg_catalog.set_config('client_encoding', 'SQL_ASCII', false) \
+    WHERE pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'";
 
 const SENDER_TIMEOUT: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
 
-async fn log_in(wire: &mut Wire, config: &Config) -> Result<(), StreamError> {
-    let mut out = BytesMut::new();
-    let parameters = [
-        ("user", config.user.as_str()),
-        ("database", config.database.as_str()),
-        ("replication", "database"),
-        ("application_name", config.application_name.as_str()),
-    ];
-    frontend::startup_message(parameters.into_iter().chain(SETTINGS), &mut out)?;
-    wire.write(&out).await?;
-    let mut scram: Option<ScramSha256> = None;
-    loop {
-        let mut message = wire.read().await?;
-        match message.tag {
-            b'R' => {
-                out.clear();
-                if message.body.remaining() < 4 {
-                    return Err(StreamError::Protocol("an authentication request".to_owned()));
-                }
-                let kind = message.body.get_u32();
-                authenticate(kind, &message.body, config, &mut scram, &mut out)?;
-                if !out.is_empty() {
-                    wire.write(&out).await?;
-                }
-            }
-            b'E' => return Err(answer("logging in", &message)),
-            b'Z' => return Ok(()),
-            // Parameter statuses, the cancellation key, notices, an older protocol minor.
-            b'S' | b'K' | b'N' | b'v' => {}
-            tag => return Err(unexpected(tag)),
-        }
-    }
+async fn connect(config: &Config, ssl_mode: SslMode) -> Result<(Wire, Bytes), StreamError> {
+    let transport = Transport::open(config, ssl_mode).await?;
+    bounded(config, async {
+        let mut wire = Wire::new(transport);
+        let cancel_key = log_in(&mut wire, config).await?;
+        Ok((wire, cancel_key))
+    })
+    .await
 }
 
-fn authenticate(
-    kind: u32,
-    body: &[u8],
+async fn bounded<T>(
     config: &Config,
-    scram: &mut Option<ScramSha256>,
-    out: &mut BytesMut,
-) -> Result<(), StreamError> {
-    let password = || config.password.as_deref().ok_or(StreamError::NoPassword);
-    let failed = |error: std::io::Error| StreamError::Authentication(error.to_string());
-    match kind {
-        0 => Ok(()),
-        3 => Ok(frontend::password_message(password()?.as_bytes(), out)?),
-        5 => {
-            let salt = body.first_chunk().ok_or_else(|| StreamError::Protocol("a salt of four bytes".to_owned()))?;
-            let hash = md5_hash(config.user.as_bytes(), password()?.as_bytes(), *salt);
-            Ok(frontend::password_message(hash.as_bytes(), out)?)
-        }
-        10 => {
-            if !body.split(|byte| *byte == 0).any(|mechanism| mechanism == SCRAM_SHA_256.as_bytes()) {
-                return Err(StreamError::AuthenticationMethod("SASL other than SCRAM-SHA-256"));
-            }
-            let exchange = ScramSha256::new(password()?.as_bytes(), ChannelBinding::unsupported());
-            frontend::sasl_initial_response(SCRAM_SHA_256, exchange.message(), out)?;
-            *scram = Some(exchange);
-            Ok(())
-        }
-        11 => {
-            let exchange = scram.as_mut().ok_or_else(|| StreamError::Protocol("SCRAM out of turn".to_owned()))?;
-            exchange.update(body).map_err(failed)?;
-            Ok(frontend::sasl_response(exchange.message(), out)?)
-        }
-        // The server proves here that it knows the password, too.
-        12 => {
-            let exchange = scram.as_mut().ok_or_else(|| StreamError::Protocol("SCRAM out of turn".to_owned()))?;
-            exchange.finish(body).map_err(failed)
-        }
-        2 => Err(StreamError::AuthenticationMethod("Kerberos V5")),
-        7 | 8 => Err(StreamError::AuthenticationMethod("GSSAPI")),
-        9 => Err(StreamError::AuthenticationMethod("SSPI")),
-        _ => Err(StreamError::AuthenticationMethod("of an unknown kind")),
-    }
+    work: impl Future<Output = Result<T, StreamError>>,
+) -> Result<T, StreamError> {
+    timeout(Duration::from_millis(config.connect_timeout_ms), work)
+        .await
+        .unwrap_or_else(|_| {
+            Err(StreamError::ConnectTimeout {
+                endpoint: config.endpoint.to_string(),
+                timeout_ms: config.connect_timeout_ms,
+            })
+        })
+}
+
+/// Ends the statement of another session. A server that waits for open transactions before it makes a slot does not
+/// notice that we are gone; unless told, it would hold the log back until they end.
+pub(crate) async fn cancel(config: &Config, cancel_key: &[u8]) -> Result<(), StreamError> {
+    let transport = Transport::open(config, config.ssl_mode).await?;
+    let mut request = BytesMut::new();
+    let length = u32::try_from(cancel_key.len() + 8).unwrap_or_default();
+    request.put_u32(length);
+    request.put_u32(CANCEL_REQUEST);
+    request.put_slice(cancel_key);
+    let mut wire = Wire::new(transport);
+    wire.write(&request).await?;
+    // The server closes the connection once it has passed the request on.
+    wire.drain().await;
+    Ok(())
 }
 
 async fn ensure_publication(wire: &mut Wire, name: &str, create: bool) -> Result<(), StreamError> {
-    let exists = format!("SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}", quote_literal(name));
-    if !query(wire, "looking for the publication", &exists).await?.is_empty() {
+    let exists = format!(
+        "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}",
+        quote_literal(name)
+    );
+    if !query(wire, "looking for the publication", &exists)
+        .await?
+        .is_empty()
+    {
         return Ok(());
     }
-    let missing = |cause: String| StreamError::NoPublication { name: name.to_owned(), cause };
+    let missing = |cause: String| StreamError::NoPublication {
+        name: name.to_owned(),
+        cause,
+    };
     if !create {
         return Err(missing("creating it is switched off".to_owned()));
     }
-    match query(wire, "creating the publication", &format!("CREATE PUBLICATION {}", quote_identifier(name))).await {
+    match query(
+        wire,
+        "creating the publication",
+        &format!("CREATE PUBLICATION {}", quote_identifier(name)),
+    )
+    .await
+    {
         // Somebody else was faster.
-        Err(StreamError::Postgres { code, .. }) if code == "42710" => Ok(()),
+        Err(StreamError::Postgres { code, .. }) if matches!(&*code, "42710" | "23505") => Ok(()),
         Err(StreamError::Postgres { message, .. }) => Err(missing(message)),
         Err(error) => Err(error),
         Ok(_) => {
-            tracing::info!(publication = name, "created the empty publication; add tables to it to offer their changes");
+            tracing::info!(
+                publication = name,
+                "created the empty publication; add tables to it to offer their changes"
+            );
             Ok(())
         }
     }
 }
 
 async fn start_replication(wire: &mut Wire, wanted: &Wanted<'_>) -> Result<(), StreamError> {
-    let names: Vec<String> = wanted.publications.iter().map(|name| quote_identifier(name)).collect();
+    let names: Vec<String> = wanted
+        .publications
+        .iter()
+        .map(|name| quote_identifier(name))
+        .collect();
     let command = format!(
         "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})",
-        wanted.slot,
+        quote_identifier(wanted.slot),
         quote_literal(&names.join(","))
     );
     let mut out = BytesMut::new();
@@ -185,7 +229,7 @@ async fn start_replication(wire: &mut Wire, wanted: &Wanted<'_>) -> Result<(), S
         let message = wire.read().await?;
         match message.tag {
             b'W' => return Ok(()),
-            b'E' => return Err(answer("starting replication", &message)),
+            b'E' => return Err(answer(STARTING, &message)),
             b'S' | b'N' => {}
             tag => return Err(unexpected(tag)),
         }
@@ -220,7 +264,9 @@ fn data_row(mut body: &[u8]) -> Result<Vec<Option<String>>, StreamError> {
     (0..count)
         .map(|_| {
             let length = body.try_get_i32().map_err(|_| malformed())?;
-            let Ok(length) = usize::try_from(length) else { return Ok(None) };
+            let Ok(length) = usize::try_from(length) else {
+                return Ok(None);
+            };
             let (value, rest) = body.split_at_checked(length).ok_or_else(malformed)?;
             body = rest;
             Ok(Some(String::from_utf8_lossy(value).into_owned()))
@@ -231,7 +277,10 @@ fn data_row(mut body: &[u8]) -> Result<Vec<Option<String>>, StreamError> {
 /// The error Postgres answered with: fields of a kind byte and a text, each ended by a zero byte.
 pub(crate) fn answer(doing: &'static str, message: &Backend) -> StreamError {
     let field = |wanted: u8| {
-        let mut fields = message.body.split(|byte| *byte == 0).filter_map(|field| field.split_first());
+        let mut fields = message
+            .body
+            .split(|byte| *byte == 0)
+            .filter_map(|field| field.split_first());
         let value = fields.find(|(kind, _)| **kind == wanted).map(|(_, value)| value);
         String::from_utf8_lossy(value.unwrap_or_default()).into_owned()
     };

@@ -16,9 +16,9 @@ pub struct Stats {
     pub bytes_read: AtomicU64,
     /// Times a running stream was lost.
     pub reconnects: AtomicU64,
-    /// Changes waiting for the consumer.
+    /// Events waiting for the consumer, nearly all of them changes.
     pub queue_changes: AtomicU64,
-    /// Their bytes.
+    /// Their size in memory, in bytes.
     pub queue_bytes: AtomicU64,
     pub(crate) received_lsn: AtomicU64,
     pub(crate) server_lsn: AtomicU64,
@@ -48,6 +48,13 @@ impl Stats {
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
         self.server_end().0.saturating_sub(self.confirmed().0)
+    }
+
+    /// A new slot begins here. That can be before the last one's end, on another server after a failover.
+    pub(crate) fn begin(&self, start: Lsn) {
+        for position in [&self.received_lsn, &self.server_lsn, &self.confirmed_lsn] {
+            position.store(start.0, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn advance(position: &AtomicU64, lsn: Lsn) {

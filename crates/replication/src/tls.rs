@@ -2,12 +2,14 @@
 
 use crate::config::{Config, Endpoint, SslMode};
 use crate::error::StreamError;
-use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
@@ -30,39 +32,59 @@ pub(crate) async fn connect(config: &Config, stream: TcpStream) -> Result<TlsStr
         SslMode::VerifyCa | SslMode::VerifyFull => true,
     };
     let chain = if checks_chain {
-        let roots = Arc::new(roots(config)?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider)).build();
-        Some(verifier.map_err(|error| fail(&error))?)
+        let trusted = trusted(config)?;
+        let mut roots = RootCertStore::empty();
+        // A single odd certificate is no reason to trust none.
+        let (usable, _) = roots.add_parsable_certificates(trusted.iter().cloned());
+        if usable == 0 {
+            return Err(StreamError::Tls(
+                "no trusted certificate authority was found".to_owned(),
+            ));
+        }
+        let verifier =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build();
+        Some(Chain {
+            verifier: verifier.map_err(|error| fail(&error))?,
+            trusted,
+        })
     } else {
         None
     };
-    let verifier = Verifier { provider, chain, checks_name: config.ssl_mode == SslMode::VerifyFull };
-    let client = builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth();
-    let name = ServerName::try_from(host.clone()).map_err(|error| fail(&error))?;
-    TlsConnector::from(Arc::new(client)).connect(name, stream).await.map_err(|error| fail(&error))
+    let checks_name = config.ssl_mode == SslMode::VerifyFull;
+    let verifier = Verifier {
+        provider,
+        chain,
+        checks_name,
+    };
+    let client = builder
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let name = match ServerName::try_from(host.clone()) {
+        // A name that no certificate can bear serves where none is checked.
+        Err(_) if !checks_name => ServerName::from(tcp_address(&stream)?),
+        name => name.map_err(|error| fail(&error))?,
+    };
+    TlsConnector::from(Arc::new(client))
+        .connect(name, stream)
+        .await
+        .map_err(|error| fail(&error))
 }
 
-fn roots(config: &Config) -> Result<RootCertStore, StreamError> {
-    let mut roots = RootCertStore::empty();
-    match &config.ssl_root_cert {
-        Some(path) => {
-            let fail = |error: &dyn std::fmt::Display| StreamError::Tls(format!("{}: {error}", path.display()));
-            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| fail(&error))? {
-                let certificate = certificate.map_err(|error| fail(&error))?;
-                roots.add(certificate).map_err(|error| fail(&error))?;
-            }
-        }
-        None => {
-            for certificate in rustls_native_certs::load_native_certs().certs {
-                // A single odd certificate of the system is no reason to trust none.
-                let _ = roots.add(certificate);
-            }
-        }
-    }
-    if roots.is_empty() {
-        return Err(StreamError::Tls("no trusted certificate authority was found".to_owned()));
-    }
-    Ok(roots)
+fn tcp_address(stream: &TcpStream) -> Result<IpAddr, StreamError> {
+    Ok(stream.peer_addr()?.ip())
+}
+
+fn trusted(config: &Config) -> Result<Vec<CertificateDer<'static>>, StreamError> {
+    let Some(path) = &config.ssl_root_cert else {
+        return Ok(rustls_native_certs::load_native_certs().certs);
+    };
+    let fail =
+        |error: rustls::pki_types::pem::Error| StreamError::Tls(format!("{}: {error}", path.display()));
+    CertificateDer::pem_file_iter(path)
+        .map_err(fail)?
+        .collect::<Result<_, _>>()
+        .map_err(fail)
 }
 
 /// Verifies as much as `sslmode` asks for. The handshake's signatures are always checked: the peer must own the key
@@ -70,8 +92,21 @@ fn roots(config: &Config) -> Result<RootCertStore, StreamError> {
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    chain: Option<Arc<WebPkiServerVerifier>>,
+    chain: Option<Chain>,
     checks_name: bool,
+}
+
+/// Who is trusted.
+#[derive(Debug)]
+struct Chain {
+    verifier: Arc<WebPkiServerVerifier>,
+    trusted: Vec<CertificateDer<'static>>,
+}
+
+impl Chain {
+    fn trusts(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.trusted.iter().any(|trusted| trusted == certificate)
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -83,8 +118,23 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let Some(chain) = &self.chain else { return Ok(ServerCertVerified::assertion()) };
-        match chain.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+        let Some(chain) = &self.chain else {
+            return Ok(ServerCertVerified::assertion());
+        };
+        match chain
+            .verifier
+            .verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+        {
+            // A self-signed certificate is an authority's and a server's at once, which libpq takes and WebPKI does
+            // not. If it is itself the trusted one, there is no chain to check.
+            Err(rustls::Error::InvalidCertificate(CertificateError::Other(_)))
+                if chain.trusts(end_entity) =>
+            {
+                if self.checks_name {
+                    verify_server_name(&ParsedCertificate::try_from(end_entity)?, server_name)?;
+                }
+                Ok(ServerCertVerified::assertion())
+            }
             // The name is checked after the chain, so everything else was right.
             Err(rustls::Error::InvalidCertificate(
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
@@ -99,7 +149,12 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -108,10 +163,17 @@ impl ServerCertVerifier for Verifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, certificate, signature, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -5,11 +5,14 @@ use crate::error::StreamError;
 use crate::tls;
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
+use socket2::{SockRef, TcpKeepalive};
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
 /// An open connection.
@@ -20,38 +23,71 @@ pub(crate) enum Transport {
 }
 
 impl Transport {
-    /// Connects and agrees on TLS.
-    pub(crate) async fn open(config: &Config) -> Result<Self, StreamError> {
-        let refused = |error| StreamError::Connect { endpoint: config.endpoint.to_string(), error };
-        let mut tcp = match &config.endpoint {
+    /// Connects and agrees on TLS. Takes at most the time limit for each address, and once more for TLS.
+    pub(crate) async fn open(config: &Config, ssl_mode: SslMode) -> Result<Self, StreamError> {
+        let limit = Duration::from_millis(config.connect_timeout_ms);
+        let refused = |error: io::Error| StreamError::Connect {
+            endpoint: config.endpoint.to_string(),
+            error,
+        };
+        let late = |_| StreamError::ConnectTimeout {
+            endpoint: config.endpoint.to_string(),
+            timeout_ms: config.connect_timeout_ms,
+        };
+        let tcp = match &config.endpoint {
             Endpoint::Unix(..) => {
-                let path = config.endpoint.to_string();
-                return UnixStream::connect(path).await.map(Self::Unix).map_err(refused);
+                let connecting = timeout(limit, UnixStream::connect(config.endpoint.to_string()));
+                return connecting.await.map_err(late)?.map(Self::Unix).map_err(refused);
             }
-            Endpoint::Tcp(host, port) => connect_any(host, *port).await.map_err(refused)?,
+            Endpoint::Tcp(host, port) => connect_any(host, *port, limit).await.map_err(refused)?,
         };
         tcp.set_nodelay(true)?;
-        if config.ssl_mode == SslMode::Disable {
+        if config.tcp_keepalive_ms > 0 {
+            let idle = Duration::from_millis(config.tcp_keepalive_ms);
+            SockRef::from(&tcp).set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
+        }
+        if ssl_mode == SslMode::Disable {
             return Ok(Self::Tcp(tcp));
         }
-        let mut request = BytesMut::new();
-        frontend::ssl_request(&mut request);
-        tcp.write_all(&request).await?;
-        // Exactly one byte: anything behind it could have been put there before TLS protects us.
-        match tcp.read_u8().await? {
-            b'S' => Ok(Self::Tls(Box::new(tls::connect(config, tcp).await?))),
-            b'N' if config.ssl_mode == SslMode::Prefer => Ok(Self::Tcp(tcp)),
-            b'N' => Err(StreamError::TlsNotOffered),
-            _ => Err(StreamError::Protocol("the answer to the request for TLS".to_owned())),
+        timeout(limit, negotiate(config, ssl_mode, tcp))
+            .await
+            .map_err(late)?
+    }
+
+    /// The certificate the server showed, in DER; `None` without TLS.
+    pub(crate) fn server_certificate(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?),
+            Self::Tcp(_) | Self::Unix(_) => None,
         }
     }
 }
 
+async fn negotiate(config: &Config, ssl_mode: SslMode, mut tcp: TcpStream) -> Result<Transport, StreamError> {
+    let mut request = BytesMut::new();
+    frontend::ssl_request(&mut request);
+    tcp.write_all(&request).await?;
+    // Exactly one byte: anything behind it could have been put there before TLS protects us.
+    match tcp.read_u8().await? {
+        b'S' => Ok(Transport::Tls(Box::new(tls::connect(config, tcp).await?))),
+        b'N' if ssl_mode == SslMode::Prefer => Ok(Transport::Tcp(tcp)),
+        b'N' => Err(StreamError::TlsNotOffered),
+        _ => Err(StreamError::Protocol(
+            "the answer to the request for TLS".to_owned(),
+        )),
+    }
+}
+
 /// Tries every address of a host, in the resolver's order.
-async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
+async fn connect_any(host: &str, port: u16, limit: Duration) -> io::Result<TcpStream> {
+    let late = |_| io::Error::from(io::ErrorKind::TimedOut);
     let mut last = None;
-    for address in lookup_host((host, port)).await? {
-        match TcpStream::connect(address).await {
+    for address in timeout(limit, lookup_host((host, port))).await.map_err(late)?? {
+        match timeout(limit, TcpStream::connect(address))
+            .await
+            .map_err(late)
+            .flatten()
+        {
             Ok(stream) => return Ok(stream),
             Err(error) => last = Some(error),
         }
@@ -60,7 +96,11 @@ async fn connect_any(host: &str, port: u16) -> io::Result<TcpStream> {
 }
 
 impl AsyncRead for Transport {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),

@@ -7,7 +7,7 @@ mod reader;
 mod row;
 
 pub use reader::Malformed;
-pub use row::{decode_row, row_relation};
+pub use row::{ROW_HEADER_BYTES, decode_row, row_relation};
 
 use crate::change::{Column, ReplicaIdentity};
 use crate::lsn::Lsn;
@@ -83,7 +83,9 @@ pub fn decode(message: &[u8]) -> Result<Message<'_>, Malformed> {
         b'C' => {
             let _flags = reader.u8()?;
             let _commit = reader.u64()?;
-            Message::Commit { end: Lsn(reader.u64()?) }
+            Message::Commit {
+                end: Lsn(reader.u64()?),
+            }
         }
         b'O' => Message::Origin,
         b'R' => Message::Relation(relation(&mut reader)?),
@@ -122,8 +124,18 @@ fn relation(reader: &mut Reader<'_>) -> Result<AnnouncedRelation, Malformed> {
             })
         })
         .collect::<Result<_, Malformed>>()?;
-    let schema = if schema.is_empty() { "pg_catalog".to_owned() } else { schema };
-    Ok(AnnouncedRelation { oid, schema, name, replica_identity, columns })
+    let schema = if schema.is_empty() {
+        "pg_catalog".to_owned()
+    } else {
+        schema
+    };
+    Ok(AnnouncedRelation {
+        oid,
+        schema,
+        name,
+        replica_identity,
+        columns,
+    })
 }
 
 /// Body of the fuzz target: any bytes decode or are refused.

@@ -58,12 +58,18 @@ impl<'a> Reader<'a> {
         Ok(i64::from_be_bytes(self.array()?))
     }
 
-    /// A text that ends with a zero byte.
+    /// Bytes that are left.
+    pub(crate) fn remaining(&self) -> usize {
+        self.all.len().saturating_sub(self.at)
+    }
+
+    /// A text that ends with a zero byte. A name that is not UTF-8, as a database with the encoding SQL_ASCII can
+    /// have, is shown as well as can be: it must not end the stream.
     pub(crate) fn text(&mut self) -> Result<String, Malformed> {
         let rest = self.all.get(self.at..).ok_or(TOO_SHORT)?;
         let length = memchr::memchr(0, rest).ok_or(TOO_SHORT)?;
-        let text = std::str::from_utf8(self.take(length)?).map_err(|_| Malformed("a name is not UTF-8"))?;
+        let text = String::from_utf8_lossy(self.take(length)?).into_owned();
         self.at += 1;
-        Ok(text.to_owned())
+        Ok(text)
     }
 }
