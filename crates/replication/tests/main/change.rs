@@ -238,7 +238,7 @@ async fn a_truncate_names_the_wanted_tables_it_emptied() {
     database.run("truncate a cascade").await;
     match only_b.next().await.unwrap() {
         Event::Truncate { relations, .. } => {
-            assert_eq!(relations.iter().map(|r| r.oid).collect::<Vec<_>>(), [b])
+            assert_eq!(relations.iter().map(|r| r.oid).collect::<Vec<_>>(), [b]);
         }
         other => panic!("{other:?}"),
     }
