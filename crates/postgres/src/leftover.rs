@@ -55,8 +55,8 @@ pub(crate) fn stop(
             .stdin(Stdio::null())
             .output()
             .map_err(doing("running pg_ctl"))?;
-        // It also fails when Postgres ended by itself in between, which is as good.
-        if stopped.status.success() || !is_postmaster_of(pid, data) {
+        // It also fails when Postgres ended by itself in between, which is as good; the file is the last it removes.
+        if stopped.status.success() || !pid_file.exists() || !is_postmaster_of(pid, data) {
             return Ok(());
         }
         output = String::from_utf8_lossy(&stopped.stderr).trim().to_owned();

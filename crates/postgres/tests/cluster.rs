@@ -8,12 +8,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tokio_postgres::{Client, NoTls};
-use walcast_postgres::{Cluster, Options, PLATFORM_SQL, Port, StartError, Tls};
+use walcast_postgres::{Cluster, Options, PLATFORM_SQL, Port, StartError, Tls, reachable_folder};
 
 /// Names the folder to run a cluster in, in the processes that [`owner`] starts.
 const OWN: &str = "WALCAST_TEST_OWN_CLUSTER";
@@ -365,10 +366,28 @@ fn killing_the_owner_stops_a_kept_cluster_in_good_order() {
 }
 
 #[tokio::test]
+async fn a_start_while_the_postgres_of_a_killed_owner_is_stopping_waits_for_its_end() {
+    let kept = folder();
+    let (mut owner, pid, folder) = owner(kept.path());
+    owner.kill().unwrap();
+    owner.wait().unwrap();
+    let mut next = Cluster::start(kept_in(&folder)).await.unwrap();
+    assert!(next.pid().is_some() && next.pid() != Some(pid));
+    next.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_postgres_left_behind_with_its_watchdog_killed_is_stopped_by_the_next_start() {
     let kept = folder();
     let (mut owner, pid, folder) = owner(kept.path());
-    signal("-KILL", parent(pid));
+    let watchdog = processes("pid", pid, "ppid")[0];
+    for part in processes("ppid", watchdog, "pid")
+        .into_iter()
+        .filter(|part| *part != pid)
+        .chain([watchdog])
+    {
+        signal("-KILL", part);
+    }
     owner.kill().unwrap();
     owner.wait().unwrap();
     assert!(runs(pid), "with the watchdog gone nothing stops it");
@@ -379,12 +398,20 @@ async fn a_postgres_left_behind_with_its_watchdog_killed_is_stopped_by_the_next_
     next.stop().await.unwrap();
 }
 
-fn parent(pid: u32) -> u32 {
-    let output = Command::new("ps")
-        .args(["-o", "ppid=", "-p", &pid.to_string()])
-        .output()
-        .unwrap();
-    String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
+/// One column of the processes in whose row another column has this value.
+fn processes(column: &str, value: u32, wanted: &str) -> Vec<u32> {
+    let format = format!("{column}=,{wanted}=");
+    let output = Command::new("ps").args(["-A", "-o", &format]).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| {
+            line.split_whitespace()
+                .map(|number| number.parse().unwrap())
+                .collect::<Vec<u32>>()
+        })
+        .filter(|row| row[0] == value)
+        .map(|row| row[1])
+        .collect()
 }
 
 #[tokio::test]
@@ -401,6 +428,32 @@ async fn a_stale_status_file_that_names_some_other_process_is_no_hindrance() {
 
     let mut second = Cluster::start(kept_in(folder.path())).await.unwrap();
     second.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_folder_closed_to_the_account_that_runs_postgres_is_named_and_another_one_found() {
+    let closed = folder();
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let inside = closed.path().join(".walcast/postgres");
+    let found = reachable_folder(closed.path()).unwrap();
+    if Command::new("id").arg("-u").output().unwrap().stdout != b"0\n" {
+        assert_eq!(found, inside, "an ordinary user runs Postgres itself");
+        return;
+    }
+    let error = Cluster::start(kept_in(&inside)).await.unwrap_err();
+    assert!(
+        matches!(&error, StartError::Unreachable { barrier, .. } if barrier == closed.path()),
+        "{error}"
+    );
+    assert!(found.starts_with("/var/lib/walcast"), "{}", found.display());
+    assert_eq!(
+        found,
+        reachable_folder(closed.path()).unwrap(),
+        "the same for the same project"
+    );
+
+    std::fs::set_permissions(closed.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(reachable_folder(closed.path()).unwrap(), inside);
 }
 
 #[tokio::test]
