@@ -1,7 +1,6 @@
 //! Array literals, `{1,NULL,"a b"}`, and the two vector types.
 
-use super::quoted::{self, Doubling};
-use super::{Place, Type, ValueError, write_value};
+use super::{Place, Type, ValueError, quoted, write_value};
 
 /// Postgres' own limit (MAXDIM).
 const MAX_DIMENSIONS: usize = 6;
@@ -27,7 +26,7 @@ pub(super) fn write(element: &Type, delimiter: u8, text: &str, out: &mut String)
                 }
             }
             Some(b'"') if open > 0 => {
-                let (value, next) = quoted::read(text, at, Doubling::None, &mut scratch)?;
+                let (value, next) = quoted::read(text, at, &mut scratch)?;
                 write_value(element, value, Place::Inside, out)?;
                 at = next;
             }
@@ -90,7 +89,7 @@ fn skip_bounds(bytes: &[u8]) -> Result<usize, ValueError> {
         .iter()
         .position(|byte| !matches!(byte, b'[' | b']' | b':' | b'-' | b'0'..=b'9'))
     {
-        Some(at) if bytes[at] == b'=' => Ok(at + 1),
+        Some(at) if bytes[..=at].ends_with(b"]=") => Ok(at + 1),
         at => ValueError::expected("equals sign after the bounds", at.unwrap_or(bytes.len())),
     }
 }

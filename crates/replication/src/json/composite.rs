@@ -1,7 +1,6 @@
 //! Row literals, `(a,"b, c",)`.
 
-use super::quoted::{self, Doubling};
-use super::{Field, Place, ValueError, write_value};
+use super::{Field, Place, ValueError, quoted, write_value};
 
 pub(super) fn write(fields: &[Field], text: &str, out: &mut String) -> Result<(), ValueError> {
     let bytes = text.as_bytes();
@@ -26,7 +25,7 @@ pub(super) fn write(fields: &[Field], text: &str, out: &mut String) -> Result<()
             // Nothing at all is NULL; an empty text is printed as "".
             Some(b',' | b')') => out.push_str("null"),
             Some(b'"') => {
-                let (value, next) = quoted::read(text, at, Doubling::Allowed, &mut scratch)?;
+                let (value, next) = quoted::read(text, at, &mut scratch)?;
                 write_value(&field.kind, value, Place::Inside, out)?;
                 at = next;
             }

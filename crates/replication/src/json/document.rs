@@ -7,6 +7,7 @@
 //! One thing is mended: json, unlike jsonb, accepts an escaped half of a surrogate pair (`"\ud800"`), which many clients'
 //! parsers refuse. It becomes U+FFFD.
 
+use super::string::next_escape;
 use super::{ValueError, number};
 
 /// What the grammar allows next.
@@ -58,13 +59,13 @@ pub(super) fn write(text: &str, out: &mut String) -> Result<(), ValueError> {
                 at += 1;
             }
             (b't', Next::Value | Next::ValueOrEnd) => {
-                (at, next) = (word_end(bytes, at, "true")?, Next::CommaOrEnd)
+                (at, next) = (word_end(bytes, at, "true")?, Next::CommaOrEnd);
             }
             (b'f', Next::Value | Next::ValueOrEnd) => {
-                (at, next) = (word_end(bytes, at, "false")?, Next::CommaOrEnd)
+                (at, next) = (word_end(bytes, at, "false")?, Next::CommaOrEnd);
             }
             (b'n', Next::Value | Next::ValueOrEnd) => {
-                (at, next) = (word_end(bytes, at, "null")?, Next::CommaOrEnd)
+                (at, next) = (word_end(bytes, at, "null")?, Next::CommaOrEnd);
             }
             (b'-' | b'0'..=b'9', Next::Value | Next::ValueOrEnd) => {
                 let Some(end) = number::end(bytes, at) else {
@@ -111,31 +112,29 @@ fn word_end(bytes: &[u8], at: usize, word: &'static str) -> Result<usize, ValueE
 fn string_end(text: &str, open: usize, copied: &mut usize, out: &mut String) -> Result<usize, ValueError> {
     let bytes = text.as_bytes();
     let mut at = open + 1;
-    loop {
-        match bytes.get(at) {
-            Some(b'"') => return Ok(at + 1),
-            Some(b'\\') => match bytes.get(at + 1) {
-                Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => at += 2,
-                Some(b'u') => {
-                    let unit = code_unit(bytes, at)?;
-                    let low_follows = || matches!(code_unit(bytes, at + 6), Ok(0xdc00..=0xdfff));
-                    match unit {
-                        0xd800..=0xdbff if low_follows() => at += 12,
-                        0xd800..=0xdfff => {
-                            out.push_str(&text[*copied..at]);
-                            out.push_str("\\ufffd");
-                            at += 6;
-                            *copied = at;
-                        }
-                        _ => at += 6,
+    while let Some(special) = next_escape(bytes, at) {
+        at = special;
+        match (bytes[at], bytes.get(at + 1)) {
+            (b'"', _) => return Ok(at + 1),
+            (b'\\', Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't')) => at += 2,
+            (b'\\', Some(b'u')) => {
+                let low_follows = || matches!(code_unit(bytes, at + 6), Ok(0xdc00..=0xdfff));
+                match code_unit(bytes, at)? {
+                    0xd800..=0xdbff if low_follows() => at += 12,
+                    0xd800..=0xdfff => {
+                        out.push_str(&text[*copied..at]);
+                        out.push_str("\\ufffd");
+                        at += 6;
+                        *copied = at;
                     }
+                    _ => at += 6,
                 }
-                _ => return ValueError::expected("JSON escape", at),
-            },
-            Some(0x00..=0x1f) | None => return ValueError::expected("closing quote of the JSON string", at),
-            Some(_) => at += 1,
+            }
+            (b'\\', _) => return ValueError::expected("JSON escape", at),
+            _ => return ValueError::expected("escape for a control character", at),
         }
     }
+    ValueError::expected("closing quote of the JSON string", bytes.len())
 }
 
 /// The code unit that the escape `\uXXXX` at `at` stands for.

@@ -1,7 +1,6 @@
 //! hstore, `"a"=>"1", "b"=>NULL`: as its cast to json writes it.
 
-use super::quoted::{self, Doubling};
-use super::{ValueError, write_string};
+use super::{ValueError, quoted, write_string};
 
 pub(super) fn write(text: &str, out: &mut String) -> Result<(), ValueError> {
     let mut at = 0;
@@ -29,7 +28,7 @@ pub(super) fn write(text: &str, out: &mut String) -> Result<(), ValueError> {
 /// Writes the key or value at `at`, which is always quoted; returns where it ends.
 fn write_part(text: &str, at: usize, scratch: &mut String, out: &mut String) -> Result<usize, ValueError> {
     let at = after(text, at, "\"")?;
-    let (part, next) = quoted::read(text, at - 1, Doubling::None, scratch)?;
+    let (part, next) = quoted::read(text, at - 1, scratch)?;
     write_string(part, out);
     Ok(next)
 }

@@ -129,7 +129,7 @@ impl ValueError {
 
 /// Appends the JSON of a column's value, whose type is `kind` and which Postgres printed as `text`.
 ///
-/// `out` grows by valid JSON on one line, at most six bytes for each of `text` plus what a composite's keys take. SQL
+/// `out` grows by valid JSON on one line, at most six bytes for each of `text`, plus a composite's keys. SQL
 /// NULL has no text: the caller writes `null`.
 ///
 /// # Errors

@@ -3,22 +3,13 @@
 use super::ValueError;
 use memchr::memchr2;
 
-/// How a quote inside the quotes is written, besides with a backslash.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Doubling {
-    /// `""` stands for a quote: composites.
-    Allowed,
-    /// A quote always ends: arrays, hstore.
-    None,
-}
-
 /// Reads the quoted part whose opening quote is at `open`: its meaning, and the position after the closing quote.
 ///
-/// The meaning is a slice of `text` if nothing was escaped, else it is put together in `scratch`.
+/// Inside, a backslash protects the next character, and two quotes are one; composites use both ways, the others the
+/// backslash. The meaning is a slice of `text` if nothing was escaped, else it is put together in `scratch`.
 pub(super) fn read<'a>(
     text: &'a str,
     open: usize,
-    doubling: Doubling,
     scratch: &'a mut String,
 ) -> Result<(&'a str, usize), ValueError> {
     let bytes = text.as_bytes();
@@ -27,8 +18,7 @@ pub(super) fn read<'a>(
     scratch.clear();
     while let Some(found) = memchr2(b'"', b'\\', &bytes[from..]) {
         let at = from + found;
-        let escaping =
-            bytes[at] == b'\\' || (doubling == Doubling::Allowed && bytes.get(at + 1) == Some(&b'"'));
+        let escaping = bytes[at] == b'\\' || bytes.get(at + 1) == Some(&b'"');
         if !escaping {
             if copied == open + 1 {
                 return Ok((&text[copied..at], at + 1));

@@ -23,7 +23,7 @@ pub fn write_string(text: &str, out: &mut String) {
 
 /// The position of the first byte at or after `from` that cannot stand in a JSON string as it is. It is always ASCII,
 /// so it never lies inside a character.
-fn next_escape(bytes: &[u8], from: usize) -> Option<usize> {
+pub(super) fn next_escape(bytes: &[u8], from: usize) -> Option<usize> {
     let mut at = from;
     for chunk in bytes[from..].chunks(CHUNK_BYTES) {
         // A fold has no early exit, so that the compiler can look at all bytes of the chunk at once.
