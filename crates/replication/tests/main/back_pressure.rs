@@ -195,29 +195,29 @@ async fn only_what_the_consumer_has_taken_is_confirmed() {
         ..eager()
     };
     let mut watched = Watched::start_with(&database.url(), options, Everything).await;
-    let before = position(&database).await;
     database.run("insert into t values (1)").await;
     database.run("insert into t values (2)").await;
     let stats = watched.stats();
-    // Written is what was read, flushed is what was taken.
-    let all_written =
-        "exists (select from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
-                       where s.database = current_database() and write_lsn >= pg_current_wal_lsn())";
     soon("the reading of both", async {
         while stats.queue_changes.load(Ordering::Relaxed) < 4 {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     })
     .await;
-    database.until(all_written).await;
-    let unconfirmed = flushed(&database).await;
-    assert!(
-        unconfirmed <= before,
-        "{unconfirmed} was confirmed, but {before} was before the first change"
+    // Written is what was read, flushed is what was taken.
+    let end = position(&database).await;
+    let is_written = format!(
+        "exists (select from pg_stat_replication r join pg_replication_slots s on s.active_pid = r.pid
+                 where s.database = current_database() and write_lsn >= '{end}')"
     );
+    database.until(&is_written).await;
+    let unconfirmed = flushed(&database).await;
     assert!(stats.lag_bytes() > 0);
-
-    watched.change().await;
+    let first = watched.change().await.transaction;
+    assert!(
+        unconfirmed <= first.commit,
+        "{unconfirmed} was confirmed before anything of {first:?} was taken"
+    );
     let Some(Event::Commit { end, .. }) = watched.next().await else {
         panic!("no end of the first transaction")
     };
