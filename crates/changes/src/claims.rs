@@ -1,8 +1,9 @@
 //! Identities: a role and the claims policies see. Subscribers with equal ones share every answer.
 
+use crate::policy::ClaimsView;
 use dashmap::DashMap;
 use std::hash::{Hash, Hasher};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 /// What a verified token says about its bearer, as far as rows are concerned.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -16,6 +17,14 @@ pub struct Claims {
 /// An interned pair of role and claims.
 pub(crate) struct Identity {
     pub(crate) claims: Claims,
+    view: OnceLock<ClaimsView>,
+}
+
+impl Identity {
+    /// The parsed claims, made on first use.
+    pub(crate) fn view(&self) -> &ClaimsView {
+        self.view.get_or_init(|| ClaimsView::new(&self.claims.json))
+    }
 }
 
 impl std::fmt::Debug for Identity {
@@ -56,6 +65,7 @@ impl Identities {
         }
         let identity = Arc::new(Identity {
             claims: claims.clone(),
+            view: OnceLock::new(),
         });
         *entry = Arc::downgrade(&identity);
         IdentityRef(identity)

@@ -127,7 +127,7 @@ impl Face {
         out.push_str(&shape.columns_json);
         match &change.action {
             Action::Insert { new } => {
-                self.write_record("record", new, None, &shape.shown, too_large, &mut out)
+                self.write_record("record", new, None, &shape.shown, too_large, &mut out);
             }
             Action::Update { old, new } => {
                 let full = match old {

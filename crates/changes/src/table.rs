@@ -6,7 +6,7 @@ use crate::engine::Context;
 use crate::filter_sql;
 use crate::index::{ActionKind, Index, Listener, Truth, TypedCondition};
 use crate::lane::{Delivery, Lane, Ticket};
-use crate::policy::Access;
+use crate::policy::{Access, Row, Verdict};
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::subscription::Subscriber;
@@ -67,14 +67,6 @@ struct Part {
     identity: IdentityRef,
     listener: Arc<Listener>,
     truth: Truth,
-}
-
-/// What is known of a row's visibility to an identity without asking Postgres.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Verdict {
-    Visible,
-    Hidden,
-    Ask,
 }
 
 /// A change with those concerned.
@@ -364,12 +356,17 @@ impl Worker {
             if change.kind == ActionKind::Delete {
                 continue;
             }
+            let row = NewRow {
+                view,
+                change: &change.item.change,
+            };
             let mut decided: HashMap<IdentityRef, Verdict> = HashMap::new();
             change.parts.retain(|part| {
                 let verdict = *decided.entry(part.identity.clone()).or_insert_with(|| {
                     match view.role(&part.identity.0.claims.role).map(|role| &role.access) {
                         Some(Access::NoRls) => Verdict::Visible,
-                        Some(Access::Ask) => Verdict::Ask,
+                        Some(Access::Compiled(program)) => program.evaluate(&row, part.identity.0.view()),
+                        Some(Access::Ask { .. }) => Verdict::Ask,
                         Some(Access::Hidden) | None => Verdict::Hidden,
                     }
                 });
@@ -641,6 +638,18 @@ fn new_value(change: &Change, at: usize) -> Option<Option<&str>> {
         } => carried(new, Some(old), at),
         Action::Update { new, .. } => carried(new, None, at),
         Action::Delete { .. } => None,
+    }
+}
+
+/// The new row, as policies see it.
+struct NewRow<'a> {
+    view: &'a View,
+    change: &'a Change,
+}
+
+impl Row for NewRow<'_> {
+    fn value(&self, column: &str) -> Option<Option<&str>> {
+        new_value(self.change, self.view.position(column)?)
     }
 }
 

@@ -1,75 +1,32 @@
-//! What row level security means for a role on a table, as far as that can be told without looking at a row
-//! (`design.md 4`).
+//! Row level security decided in this process, where that is certainly what Postgres would decide (`design.md 4.4`).
+//!
+//! Asking Postgres costs it some ten microseconds for every identity and row. Nearly all policies compare a column
+//! with something in the claims, and that can be done here, on the row as it was committed. Whatever is not fully
+//! understood is left to Postgres: [`Access::Ask`] for a policy, [`Verdict::Ask`] for a row.
+//!
+//! **Where the expressions come from.** Postgres stores a policy as a parsed tree. We read it back as text, printed
+//! by `pg_get_expr` under an empty `search_path`. Printed so, every function and operator outside `pg_catalog` carries its
+//! schema (`auth.uid()`, `OPERATOR(x.=)`), one of `pg_catalog` carries none, casts are spelled out and operators are
+//! parenthesised: a name means one object, whatever the search path of whoever wrote the policy, and a schema called
+//! `pg_catalog` cannot be shadowed. Temporary schemas never supply functions or operators.
+//!
+//! **Helpers** such as `auth.uid()` are not trusted by name. A function without arguments is accepted if it is plain
+//! SQL, not SECURITY DEFINER, without settings of its own, executable by the role, and if its body is an expression
+//! this compiler understands. Names in a body are looked up when it runs, so a body is accepted only while nothing
+//! in this database could shadow the few names we know.
+//!
+//! **What the row is**: the version in the change. Postgres, asked later, judges the row as it is then; so a row
+//! that was visible when it was committed and is gone by now is shown by us, and one that became visible later is
+//! not. Never is a version shown that the policy hides.
 
-use sqlx::{PgPool, Row as _};
+mod compile;
+mod evaluate;
+mod facts;
+mod parse;
+mod token;
+mod value;
 
-/// Everything about a table and a role that decides how visibility is to be found out.
-#[derive(Clone, Debug)]
-pub struct PolicyFacts {
-    /// Row security is enabled on the table.
-    enabled: bool,
-    /// The role is a superuser or has BYPASSRLS itself, or is the owner of a table that does not force row security
-    /// on its owner.
-    exempt: bool,
-    /// Permissive policies for SELECT that apply to the role.
-    permissive: i64,
-}
-
-/// How visibility is found out.
-#[derive(Clone, Debug)]
-pub enum Access {
-    /// Every row is visible.
-    NoRls,
-    /// No row is: row security is on and no permissive policy applies.
-    Hidden,
-    /// Only Postgres can tell.
-    Ask,
-}
-
-/// Reads the facts for a role.
-///
-/// # Errors
-/// If Postgres cannot be asked. A role that does not exist is exempt from nothing and has no policies.
-pub async fn load(pool: &PgPool, table: u32, role: &str) -> Result<PolicyFacts, sqlx::Error> {
-    // BYPASSRLS and superuser do not come by membership; ownership and a policy's roles do, through roles whose
-    // rights are inherited.
-    let row = sqlx::query(
-        "select c.relrowsecurity, \
-                r.rolsuper or r.rolbypassrls \
-                  or (not c.relforcerowsecurity and pg_has_role(r.oid, c.relowner, 'usage')), \
-                (select count(*) from pg_policy p \
-                 where p.polrelid = c.oid and p.polpermissive and p.polcmd in ('r', '*') \
-                   and exists (select from unnest(p.polroles) as wanted(oid) \
-                               where wanted.oid = 0 or pg_has_role(r.oid, wanted.oid, 'usage'))) \
-         from pg_class c, pg_roles r \
-         where c.oid = $1::int8::oid and r.rolname = $2",
-    )
-    .bind(i64::from(table))
-    .bind(role)
-    .fetch_optional(pool)
-    .await?;
-    let Some(row) = row else {
-        return Ok(PolicyFacts {
-            enabled: true,
-            exempt: false,
-            permissive: 0,
-        });
-    };
-    Ok(PolicyFacts {
-        enabled: row.try_get(0)?,
-        exempt: row.try_get(1)?,
-        permissive: row.try_get(2)?,
-    })
-}
-
-/// Decides how to find out.
-#[must_use]
-pub fn compile(facts: &PolicyFacts) -> Access {
-    if !facts.enabled || facts.exempt {
-        Access::NoRls
-    } else if facts.permissive == 0 {
-        Access::Hidden
-    } else {
-        Access::Ask
-    }
-}
+pub use compile::{Access, Program, compile};
+pub use evaluate::{Row, Verdict};
+pub use facts::{PolicyFacts, load};
+pub use value::ClaimsView;
