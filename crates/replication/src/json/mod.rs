@@ -17,6 +17,8 @@ mod built_in;
 mod catalog;
 mod composite;
 mod document;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hstore;
 mod number;
 mod quoted;

@@ -2,6 +2,7 @@
 
 use crate::{built_in, written};
 use proptest::prelude::*;
+use std::path::Path;
 use std::sync::Arc;
 use walcast_replication::json::{self, Field, Type};
 
@@ -129,6 +130,20 @@ fn an_error_never_repeats_the_value() {
     assert!(!error.to_string().contains("hunter2"));
 }
 
+#[test]
+fn no_seed_of_the_fuzz_corpus_breaks_its_target() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/json_value");
+    let mut seeds = 0;
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        // Shown only if the target stops the test.
+        println!("{}", path.display());
+        json::fuzzing::json_value(&std::fs::read(&path).unwrap());
+        seeds += 1;
+    }
+    assert!(seeds > 0, "{} is empty", folder.display());
+}
+
 proptest! {
     /// Also true of texts that no Postgres prints: neither a panic nor broken JSON comes of any.
     #[test]
@@ -139,9 +154,9 @@ proptest! {
         let mut out = String::new();
         match json::write(&kind, &text, &mut out) {
             Ok(()) => {
-                // serde_json's own limits, not JSON's: numbers beyond f64.
-                let too_large = matches!(serde_json::from_str::<serde_json::Value>(&out), Err(error) if !error.to_string().contains("out of range"));
-                prop_assert!(!too_large, "{:?} {:?} became {}", kind, text, out);
+                // That a number is beyond f64 is serde_json's limit, not JSON's.
+                let broken = matches!(serde_json::from_str::<serde_json::Value>(&out), Err(error) if !error.to_string().contains("out of range"));
+                prop_assert!(!broken, "{:?} {:?} became {}", kind, text, out);
             }
             Err(_) => prop_assert!(out.is_empty()),
         }
