@@ -17,6 +17,7 @@ pub mod channel;
 pub mod config;
 pub mod connect;
 mod database_url;
+pub mod dev;
 pub mod environment;
 pub mod http;
 pub mod join;

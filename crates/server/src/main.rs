@@ -2,7 +2,8 @@
 
 use anyhow::Context;
 use clap::Parser;
-use walcast::config::{self, Config, DatabaseConfig};
+use walcast::config::{self, Config, DatabaseConfig, LogFormat};
+use walcast::dev::{self, DevOptions};
 use walcast::options::{Cli, Command, Options};
 use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown};
 
@@ -16,7 +17,20 @@ fn main() -> anyhow::Result<()> {
             println!("{}", mint::mint(&options)?);
             Ok(())
         }
+        Some(Command::Dev(options)) => in_runtime(develop(*options)),
     }
+}
+
+/// Warnings only, beside the greeting, unless LOG_LEVEL says otherwise.
+async fn develop(options: DevOptions) -> anyhow::Result<()> {
+    let level = std::env::var("LOG_LEVEL")
+        .ok()
+        .or_else(|| Some("warn".to_owned()));
+    logging::start(&config::log_level(&level)?, LogFormat::Text);
+    open_files::raise_limit();
+    let shutdown = shutdown::on_signal().context("signals cannot be listened to")?;
+    Box::pin(dev::run(&options, shutdown)).await?;
+    Ok(())
 }
 
 fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {

@@ -23,7 +23,7 @@ pub struct Cli {
     pub options: Options,
 }
 
-/// The subcommands. `dev` is added by its own module.
+/// The subcommands.
 #[derive(Subcommand)]
 pub enum Command {
     /// Serve sockets (the default)
@@ -32,6 +32,8 @@ pub enum Command {
     Migrate(Box<Options>),
     /// Print a signed API key
     Token(Box<crate::mint::TokenOptions>),
+    /// Run a server with a Postgres of its own and a page to try it
+    Dev(Box<crate::dev::DevOptions>),
 }
 
 /// Settings of the server. Field by field: a flag, and the environment variable that does the same.

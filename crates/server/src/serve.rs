@@ -4,11 +4,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_changes::{Changes, Status};
 
@@ -104,6 +105,28 @@ pub async fn run(
     config: Config,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
+    Box::pin(run_with(listener, config, Extras::default(), shutdown)).await
+}
+
+/// What may be added to a server.
+#[derive(Default)]
+pub struct Extras {
+    /// More routes.
+    pub pages: Router,
+    /// Told once when changes are streamed for the first time.
+    pub ready: Option<oneshot::Sender<()>>,
+}
+
+/// As [`run`], with additions.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_with(
+    listener: TcpListener,
+    config: Config,
+    extras: Extras,
+    shutdown: CancellationToken,
+) -> Result<(), ServeError> {
     let url = config.database.url.clone();
     let replication = walcast_replication::Config::from_url(url.expose())
         .map_err(|error| ServeError::ReplicationUrl(error.to_string()))?;
@@ -130,9 +153,22 @@ pub async fn run(
     let mut prepare = std::pin::pin!(prepare);
     let mut accept = std::pin::pin!(accept::serve(
         listener,
-        http::router(Arc::clone(&server)),
+        http::router(Arc::clone(&server)).merge(extras.pages),
         shutdown
     ));
+    if let Some(ready) = extras.ready {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let mut status = server.prepared_changes().await.status();
+            if status
+                .wait_for(|status| *status == Status::Streaming)
+                .await
+                .is_ok()
+            {
+                let _ = ready.send(());
+            }
+        });
+    }
     let mut prepared = false;
     // Histograms keep every sample until somebody scrapes, or this folds them.
     let mut upkeep = tokio::time::interval(UPKEEP);

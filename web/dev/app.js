@@ -1,0 +1,156 @@
+// Two panes, each a user with a supabase-js client of its own. Rows are written over HTTP as that user and come back
+// as changes; nothing is shown that did not arrive that way.
+
+const problem = document.querySelector('#problem')
+
+function tell(sentence) {
+  problem.textContent = sentence
+  problem.hidden = !sentence
+}
+
+class Pane {
+  constructor(name, title, user, settings) {
+    this.name = name
+    this.user = user
+    this.names = new Map(Object.entries(settings.users).map(([key, other]) => [other.id, key === name ? 'you' : capital(key)]))
+    this.items = new Map()
+    const pane = document.querySelector('#pane').content.firstElementChild.cloneNode(true)
+    pane.dataset.pane = name
+    pane.querySelector('h2').textContent = title
+    const input = pane.querySelector('[name=body]')
+    input.setAttribute('aria-label', `Note of ${title}`)
+    this.list = pane.querySelector('.notes')
+    this.status = pane.querySelector('.status')
+    this.log = pane.querySelector('.log')
+    const form = pane.querySelector('form')
+    form.addEventListener('submit', async (event) => {
+      event.preventDefault()
+      const note = { body: input.value.trim(), is_private: form.elements.private.checked }
+      if (note.body && (await this.ask('POST', '', note))) input.value = ''
+    })
+    document.querySelector('main').append(pane)
+    this.show('CONNECTING')
+    this.connect(settings)
+  }
+
+  connect(settings) {
+    this.client = window.supabase.createClient(settings.url, settings.anonKey, {
+      accessToken: async () => this.user.token,
+      auth: { persistSession: false },
+    })
+    this.client
+      .channel('notes')
+      .on('postgres_changes', { event: '*', schema: 'public', table: 'messages' }, (change) => this.take(change))
+      .on('system', {}, (message) => {
+        if (message.status !== 'ok') this.say(message.message)
+      })
+      .subscribe((status, error) => {
+        this.show(status)
+        if (error) this.say(error.message)
+        // From here on nothing is missed, so what is there now plus what comes is everything.
+        if (status === 'SUBSCRIBED') this.load()
+      })
+  }
+
+  show(status) {
+    const words = { SUBSCRIBED: 'live', CHANNEL_ERROR: 'trouble, trying again', TIMED_OUT: 'no answer, trying again', CLOSED: 'closed' }
+    this.status.dataset.status = status
+    this.status.textContent = words[status] ?? 'connecting'
+  }
+
+  say(sentence) {
+    this.log.textContent = sentence
+    this.log.title = sentence
+  }
+
+  async load() {
+    const notes = await this.ask('GET', '')
+    for (const note of notes ?? []) if (!this.items.has(note.id)) this.put(note)
+  }
+
+  async ask(method, path, body) {
+    try {
+      const answer = await fetch(`/dev/notes${path}`, {
+        method,
+        headers: { authorization: `Bearer ${this.user.token}`, 'content-type': 'application/json' },
+        body: body && JSON.stringify(body),
+      })
+      const json = await answer.json()
+      if (answer.ok) return json
+      this.say(json.message)
+    } catch (error) {
+      this.say(`The server does not answer: ${error.message}`)
+    }
+    return null
+  }
+
+  take(change) {
+    const late = Math.max(0, Date.now() - Date.parse(change.commit_timestamp))
+    this.say(`${change.eventType} ${JSON.stringify(change.eventType === 'DELETE' ? change.old : change.new)}`)
+    if (change.eventType === 'DELETE') {
+      this.items.get(change.old.id)?.remove()
+      this.items.delete(change.old.id)
+      return
+    }
+    const item = this.put(change.new)
+    item.querySelector('.event').textContent = `${change.eventType.toLowerCase()} · ${late} ms`
+    item.classList.remove('fresh')
+    // Reading the width makes the browser notice that the class was gone, so that the animation starts anew.
+    void item.offsetWidth
+    item.classList.add('fresh')
+  }
+
+  put(note) {
+    let item = this.items.get(note.id)
+    if (!item) {
+      item = document.querySelector('#note').content.firstElementChild.cloneNode(true)
+      item.dataset.note = note.id
+      item.querySelector('.edit').addEventListener('click', () => this.edit(item))
+      item.querySelector('.delete').addEventListener('click', () => this.ask('DELETE', `/${note.id}`))
+      this.items.set(note.id, item)
+      this.list.append(item)
+      this.list.scrollTop = this.list.scrollHeight
+    }
+    item.querySelector('.body').textContent = note.body
+    item.querySelector('.writer').textContent = this.names.get(note.user_id) ?? 'somebody'
+    item.classList.toggle('is-private', note.is_private)
+    item.classList.toggle('own', note.user_id === this.user.id)
+    return item
+  }
+
+  edit(item) {
+    const body = item.querySelector('.body')
+    const before = body.textContent
+    const input = Object.assign(document.createElement('input'), { value: before, maxLength: 500 })
+    input.setAttribute('aria-label', 'Change the note')
+    body.replaceChildren(input)
+    input.focus()
+    let done = false
+    const finish = async (keep) => {
+      if (done) return
+      done = true
+      const text = input.value.trim()
+      body.textContent = before
+      if (keep && text && text !== before) {
+        await this.ask('PATCH', `/${item.dataset.note}`, { body: text, is_private: item.classList.contains('is-private') })
+      }
+    }
+    input.addEventListener('keydown', (event) => {
+      if (event.key === 'Enter') finish(true)
+      if (event.key === 'Escape') finish(false)
+    })
+    input.addEventListener('blur', () => finish(true))
+  }
+}
+
+function capital(word) {
+  return word[0].toUpperCase() + word.slice(1)
+}
+
+if (window.supabase) {
+  const settings = await (await fetch('/dev/settings')).json()
+  settings.url = location.origin
+  for (const [name, user] of Object.entries(settings.users)) new Pane(name, capital(name), user, settings)
+} else {
+  tell('supabase-js is not installed here, and this page runs on it. In the project’s folder: cd web && npm ci, then load this page again.')
+}
