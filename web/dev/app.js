@@ -33,11 +33,10 @@ class Pane {
     this.connect(settings)
   }
 
-  connect(settings) {
-    this.client = window.supabase.createClient(settings.url, settings.anonKey, {
-      accessToken: async () => this.user.token,
-      auth: { persistSession: false },
-    })
+  async connect(settings) {
+    this.client = window.supabase.createClient(settings.url, settings.anonKey, { auth: { persistSession: false } })
+    // As after a sign-in; a join before the token is known would be the anonymous visitor's.
+    await this.client.realtime.setAuth(this.user.token)
     this.client
       .channel('notes')
       .on('postgres_changes', { event: '*', schema: 'public', table: 'messages' }, (change) => this.take(change))
