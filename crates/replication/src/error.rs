@@ -117,7 +117,7 @@ pub enum StreamError {
     Protocol(String),
     /// A single message is larger than we hold.
     #[error(
-        "a message of {bytes} bytes is over the limit of {limit_bytes} bytes (WALCAST_MAX_WAL_MESSAGE_BYTES)"
+        "a message of {bytes} bytes is over the limit of {limit_bytes} bytes. Raise max_message_bytes, or take the table with such rows out of the publication"
     )]
     MessageTooLarge {
         /// Its size.

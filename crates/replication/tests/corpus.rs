@@ -34,5 +34,8 @@ fn captured_messages_are_understood_and_bad_ones_refused() {
             fuzz(&message[..length]);
         }
     }
-    assert!(captured >= 20 && bad >= 5, "{captured} captured and {bad} bad messages");
+    assert!(
+        captured >= 20 && bad >= 5,
+        "{captured} captured and {bad} bad messages"
+    );
 }
