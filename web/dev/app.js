@@ -34,7 +34,9 @@ class Pane {
   }
 
   async connect(settings) {
-    this.client = window.supabase.createClient(settings.url, settings.anonKey, { auth: { persistSession: false } })
+    this.client = window.supabase.createClient(settings.url, settings.anonKey, {
+      auth: { persistSession: false, storageKey: this.name },
+    })
     // As after a sign-in; a join before the token is known would be the anonymous visitor's.
     await this.client.realtime.setAuth(this.user.token)
     this.client
