@@ -3,6 +3,9 @@
 use super::DevError;
 use crate::mint::{TokenOptions, mint};
 use serde::{Deserialize, Serialize};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// A lifetime nobody trying things out will see the end of.
@@ -22,12 +25,20 @@ impl Keys {
             folder: folder.to_owned(),
             error,
         };
-        if let Ok(text) = std::fs::read_to_string(&path) {
-            return serde_json::from_str(&text).map_err(|error| unusable(error.into()));
+        match std::fs::read_to_string(&path) {
+            Ok(text) => return serde_json::from_str(&text).map_err(|error| unusable(error.into())),
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(unusable(error)),
         }
         let keys = Self { jwt_secret: random() };
         let text = serde_json::to_string(&keys).map_err(|error| unusable(error.into()))?;
-        std::fs::write(&path, text).map_err(unusable)?;
+        OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .map_err(unusable)?;
         Ok(keys)
     }
 

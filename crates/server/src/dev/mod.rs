@@ -22,7 +22,6 @@ use keys::Keys;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use tokio::io::AsyncReadExt;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use walcast_postgres::{StartError, StopError};
@@ -48,7 +47,9 @@ pub struct DevOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum DevError {
     /// The port is taken.
-    #[error("port {port} cannot be listened on: {error}. Stop what uses it, or choose another: walcast dev --port {}", port + 1)]
+    #[error(
+        "port {port} cannot be listened on ({error}); stop what uses it, or choose another port with --port"
+    )]
     Port {
         /// The port asked for.
         port: u16,
@@ -134,7 +135,7 @@ async fn serve_on(
     let config = Config::from_options(&settings)?;
     let greeting = Greeting::new(port, &keys, database.url())?;
     let pages = Router::new()
-        .merge(page::routes(&greeting, options.modules.clone()))
+        .merge(page::routes(&greeting, &options.modules))
         .merge(notes::routes(database.pool().clone(), config.verifier.clone()));
     let (ready, is_ready) = oneshot::channel();
     let as_json = options.json;
@@ -147,7 +148,7 @@ async fn serve_on(
     if options.json {
         tokio::spawn(async move {
             // Whoever started us is gone when this ends.
-            let _ = tokio::io::stdin().read_to_end(&mut Vec::new()).await;
+            let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
             ending.cancel();
         });
     }

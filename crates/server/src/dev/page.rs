@@ -8,14 +8,14 @@ use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::get;
 use serde_json::json;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 const INDEX: &str = include_str!("../../../../web/dev/index.html");
 const STYLE: &str = include_str!("../../../../web/dev/style.css");
 const SCRIPT: &str = include_str!("../../../../web/dev/app.js");
 
-pub(super) fn routes(greeting: &Greeting, modules: PathBuf) -> Router {
+pub(super) fn routes(greeting: &Greeting, modules: &Path) -> Router {
     let settings = json!({
         "url": greeting.url,
         "anonKey": greeting.anon_key,
