@@ -51,6 +51,7 @@ pub const IGNORED: &[Ignored] = &[
         "RLIMIT_NOFILE",
         "the soft limit on open files is raised to the hard limit at start",
     ),
+    ignored("REDIS_URL", "one node; clustering is not supported yet"),
     ignored("FLY_ALLOC_ID", "one node"),
     ignored("FLY_APP_NAME", "one node"),
     ignored("DASHBOARD_AUTH", "there is no dashboard"),

@@ -13,6 +13,7 @@
 
 mod binary;
 mod channels;
+mod compose;
 mod connect;
 mod database;
 mod frames;
