@@ -7,7 +7,7 @@ use metrics::{counter, gauge};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-use walcast_replication::{Change, Event, OldTuple, Relation, Stream};
+use walcast_replication::{Change, Event, Relation, Stream};
 
 /// Memory that changes waiting for or in decision may hold, all tables together.
 const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
@@ -122,18 +122,6 @@ async fn attach_unknown(context: &Arc<Context>, relation: &Relation) {
 }
 
 fn held_bytes(change: &Change) -> usize {
-    use walcast_replication::Action;
     const OVERHEAD_BYTES: usize = 256;
-    OVERHEAD_BYTES
-        + match &change.action {
-            Action::Insert { new } => new.wire_bytes(),
-            Action::Update { old, new } => {
-                new.wire_bytes()
-                    + old
-                        .as_ref()
-                        .map(OldTuple::tuple)
-                        .map_or(0, walcast_replication::Tuple::wire_bytes)
-            }
-            Action::Delete { old } => old.tuple().wire_bytes(),
-        }
+    OVERHEAD_BYTES + change.action.wire_bytes()
 }

@@ -680,12 +680,5 @@ fn change_bytes(change: &Change) -> usize {
         .iter()
         .map(|column| column.name.len() + 40)
         .sum();
-    let tuples = match &change.action {
-        Action::Insert { new } => new.wire_bytes(),
-        Action::Update { old, new } => {
-            new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes())
-        }
-        Action::Delete { old } => old.tuple().wire_bytes(),
-    };
-    headings + tuples
+    headings + change.action.wire_bytes()
 }
