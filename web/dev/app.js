@@ -1,5 +1,7 @@
-// Two panes, each a user with a supabase-js client of its own. Rows are written over HTTP as that user and come back
-// as changes; nothing is shown that did not arrive that way.
+// Two users and a visitor, each with a supabase-js client of its own. Rows are written over HTTP as that user; what is
+// shown are the rows there were at the start, and the changes since.
+
+const MOST_NOTES = 100
 
 const problem = document.querySelector('#problem')
 
@@ -9,25 +11,31 @@ function tell(sentence) {
 }
 
 class Pane {
-  constructor(name, title, user, settings) {
-    this.name = name
+  constructor(name, user, settings) {
     this.user = user
     this.names = new Map(Object.entries(settings.users).map(([key, other]) => [other.id, key === name ? 'you' : capital(key)]))
     this.items = new Map()
+    this.newer = new Set()
     const pane = document.querySelector('#pane').content.firstElementChild.cloneNode(true)
     pane.dataset.pane = name
-    pane.querySelector('h2').textContent = title
-    const input = pane.querySelector('[name=body]')
-    input.setAttribute('aria-label', `Note of ${title}`)
+    pane.querySelector('h2').textContent = capital(name)
     this.list = pane.querySelector('.notes')
     this.status = pane.querySelector('.status')
     this.log = pane.querySelector('.log')
     const form = pane.querySelector('form')
-    form.addEventListener('submit', async (event) => {
-      event.preventDefault()
-      const note = { body: input.value.trim(), is_private: form.elements.private.checked }
-      if (note.body && (await this.ask('POST', '', note))) input.value = ''
-    })
+    const hint = pane.querySelector('.hint')
+    if (user.id) {
+      hint.remove()
+      const input = form.elements.body
+      input.setAttribute('aria-label', `Note of ${capital(name)}`)
+      form.addEventListener('submit', async (event) => {
+        event.preventDefault()
+        const note = { body: input.value.trim(), is_private: form.elements.private.checked }
+        if (note.body && (await this.ask('POST', '', note))) input.value = ''
+      })
+    } else {
+      form.remove()
+    }
     document.querySelector('main').append(pane)
     this.show('CONNECTING')
     this.connect(settings)
@@ -64,9 +72,14 @@ class Pane {
     this.log.title = sentence
   }
 
+  // What came in while the list was on its way is newer than the list.
   async load() {
+    this.newer = new Set()
     const notes = await this.ask('GET', '')
-    for (const note of notes ?? []) if (!this.items.has(note.id)) this.put(note)
+    if (!notes) return
+    const listed = new Set(notes.map((note) => note.id))
+    for (const id of this.items.keys()) if (!listed.has(id) && !this.newer.has(id)) this.drop(id)
+    for (const note of notes) if (!this.newer.has(note.id)) this.put(note)
   }
 
   async ask(method, path, body) {
@@ -88,11 +101,8 @@ class Pane {
   take(change) {
     const late = Math.max(0, Date.now() - Date.parse(change.commit_timestamp))
     this.say(`${change.eventType} ${JSON.stringify(change.eventType === 'DELETE' ? change.old : change.new)}`)
-    if (change.eventType === 'DELETE') {
-      this.items.get(change.old.id)?.remove()
-      this.items.delete(change.old.id)
-      return
-    }
+    this.newer.add(change.new.id ?? change.old.id)
+    if (change.eventType === 'DELETE') return this.drop(change.old.id)
     const item = this.put(change.new)
     item.querySelector('.event').textContent = `${change.eventType.toLowerCase()} · ${late} ms`
     item.classList.remove('fresh')
@@ -103,20 +113,28 @@ class Pane {
 
   put(note) {
     let item = this.items.get(note.id)
-    if (!item) {
+    const isNew = !item
+    if (isNew) {
       item = document.querySelector('#note').content.firstElementChild.cloneNode(true)
       item.dataset.note = note.id
       item.querySelector('.edit').addEventListener('click', () => this.edit(item))
       item.querySelector('.delete').addEventListener('click', () => this.ask('DELETE', `/${note.id}`))
       this.items.set(note.id, item)
-      this.list.append(item)
-      this.list.scrollTop = this.list.scrollHeight
+      const next = [...this.list.children].find((other) => Number(other.dataset.note) > note.id)
+      this.list.insertBefore(item, next ?? null)
+      if (this.items.size > MOST_NOTES) this.drop(Number(this.list.firstElementChild.dataset.note))
     }
     item.querySelector('.body').textContent = note.body
     item.querySelector('.writer').textContent = this.names.get(note.user_id) ?? 'somebody'
     item.classList.toggle('is-private', note.is_private)
     item.classList.toggle('own', note.user_id === this.user.id)
+    if (isNew) this.list.scrollTop = this.list.scrollHeight
     return item
+  }
+
+  drop(id) {
+    this.items.get(id)?.remove()
+    this.items.delete(id)
   }
 
   edit(item) {
@@ -137,8 +155,9 @@ class Pane {
       }
     }
     input.addEventListener('keydown', (event) => {
-      if (event.key === 'Enter') finish(true)
-      if (event.key === 'Escape') finish(false)
+      if (event.key !== 'Enter' && event.key !== 'Escape') return
+      finish(event.key === 'Enter')
+      item.querySelector('.edit').focus()
     })
     input.addEventListener('blur', () => finish(true))
   }
@@ -148,10 +167,14 @@ function capital(word) {
   return word[0].toUpperCase() + word.slice(1)
 }
 
-if (window.supabase) {
+async function start() {
+  if (!window.supabase) {
+    return tell('supabase-js is not installed here, and this page runs on it. In the project\u2019s folder: cd web && npm ci, then load this page again.')
+  }
   const settings = await (await fetch('/dev/settings')).json()
   settings.url = location.origin
-  for (const [name, user] of Object.entries(settings.users)) new Pane(name, capital(name), user, settings)
-} else {
-  tell('supabase-js is not installed here, and this page runs on it. In the project’s folder: cd web && npm ci, then load this page again.')
+  for (const [name, user] of Object.entries(settings.users)) new Pane(name, user, settings)
+  new Pane('visitor', { token: settings.anonKey }, settings)
 }
+
+start().catch((error) => tell(`The page cannot start: ${error.message}`))

@@ -146,9 +146,10 @@ async fn serve_on(
     });
     let ending = shutdown.clone();
     if options.json {
-        tokio::spawn(async move {
-            // Whoever started us is gone when this ends.
-            let _ = tokio::io::copy(&mut tokio::io::stdin(), &mut tokio::io::sink()).await;
+        // A thread of its own: the runtime would wait for a read of its own to return before it lets us end.
+        std::thread::spawn(move || {
+            let _ = io::copy(&mut io::stdin(), &mut io::sink());
+            // Whoever started us is gone.
             ending.cancel();
         });
     }
