@@ -1,6 +1,6 @@
 //! The filter grammar of a binding (`protocol.md 7.2`, `database.md 2.2`): text to conditions.
 //!
-//! Evaluation against rows is [`crate::index`]'s and [`crate::table`]'s business.
+//! Evaluation against rows is the business of the index and of the table's task.
 
 use crate::elixir;
 use std::fmt;
