@@ -1,8 +1,9 @@
 //! The private Postgres of `walcast dev`.
 
-use super::{DevError, keys};
+use super::DevError;
+use super::keys::Keys;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::str::FromStr;
 use walcast_postgres::{Cluster, Options, PLATFORM_SQL, reachable_folder};
 
@@ -11,41 +12,41 @@ const DEMO_SQL: &str = include_str!("demo.sql");
 /// A running Postgres with the platform's roles and the demo data.
 pub(super) struct Database {
     cluster: Cluster,
-    folder: PathBuf,
+    keys: Keys,
     url: String,
     pool: PgPool,
 }
 
 impl Database {
-    /// Starts the Postgres of `data`, or of the folder we are in.
-    pub(super) async fn start(data: Option<&Path>) -> Result<Self, DevError> {
-        let postgres = match data {
+    /// Starts the Postgres of `data`, or of the folder we are in; of this major version, or the one there is.
+    pub(super) async fn start(data: Option<&Path>, version: Option<u16>) -> Result<Self, DevError> {
+        let folder = match data {
             Some(data) => data.join("postgres"),
             None => reachable_folder(Path::new("."))?,
         };
-        let folder = postgres.parent().unwrap_or(&postgres).to_owned();
-        std::fs::create_dir_all(&folder).map_err(|error| DevError::Folder {
-            folder: folder.clone(),
-            error,
-        })?;
-        let cluster = Cluster::start(Options::kept_in(postgres)).await?;
-        match Self::prepare(&cluster).await {
-            Ok((url, pool)) => Ok(Self {
+        let mut cluster = Cluster::start(Options {
+            version,
+            ..Options::kept_in(&folder)
+        })
+        .await?;
+        match Self::prepare(&cluster, &folder).await {
+            Ok((keys, url, pool)) => Ok(Self {
                 cluster,
-                folder,
+                keys,
                 url,
                 pool,
             }),
             Err(error) => {
-                let mut cluster = cluster;
                 cluster.stop().await?;
                 Err(error)
             }
         }
     }
 
-    /// Gives the superuser a password for TCP, which is new at each start, and makes what is missing.
-    async fn prepare(cluster: &Cluster) -> Result<(String, PgPool), DevError> {
+    /// Gives the superuser its password for TCP, and makes what is missing.
+    async fn prepare(cluster: &Cluster, folder: &Path) -> Result<(Keys, String, PgPool), DevError> {
+        let keys = Keys::load(folder)?;
+        let password = &keys.postgres_password;
         let socket = PgConnectOptions::new_without_pgpass()
             .socket(cluster.socket_dir())
             .port(cluster.port())
@@ -57,9 +58,8 @@ impl Database {
             .await?;
         sqlx::raw_sql(PLATFORM_SQL).execute(&setup).await?;
         sqlx::raw_sql(DEMO_SQL).execute(&setup).await?;
-        let password = keys::random();
         let set_password = format!("alter role {} password '{password}'", cluster.superuser());
-        // Both are names and digits of our own.
+        // Nothing to quote: both are of our own making, or the folder owner's.
         sqlx::raw_sql(sqlx::AssertSqlSafe(set_password))
             .execute(&setup)
             .await?;
@@ -72,12 +72,11 @@ impl Database {
         let pool = PgPoolOptions::new()
             .max_connections(4)
             .connect_lazy_with(PgConnectOptions::from_str(&url)?);
-        Ok((url, pool))
+        Ok((keys, url, pool))
     }
 
-    /// Where the data and keys are.
-    pub(super) fn folder(&self) -> &Path {
-        &self.folder
+    pub(super) fn keys(&self) -> &Keys {
+        &self.keys
     }
 
     pub(super) fn url(&self) -> &str {

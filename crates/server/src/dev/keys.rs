@@ -15,6 +15,7 @@ const FILE: &str = "keys.json";
 #[derive(Serialize, Deserialize)]
 pub(super) struct Keys {
     pub(super) jwt_secret: String,
+    pub(super) postgres_password: String,
 }
 
 impl Keys {
@@ -30,7 +31,10 @@ impl Keys {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
             Err(error) => return Err(unusable(error)),
         }
-        let keys = Self { jwt_secret: random() };
+        let keys = Self {
+            jwt_secret: random(),
+            postgres_password: random(),
+        };
         let text = serde_json::to_string(&keys).map_err(|error| unusable(error.into()))?;
         OpenOptions::new()
             .write(true)
@@ -55,6 +59,6 @@ impl Keys {
 }
 
 /// A random secret of 40 letters and digits.
-pub(super) fn random() -> String {
+fn random() -> String {
     (0..5).map(|_| format!("{:08x}", rand::random::<u32>())).collect()
 }

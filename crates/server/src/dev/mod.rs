@@ -18,7 +18,6 @@ use axum::Router;
 use clap::Args;
 use database::Database;
 use greeting::Greeting;
-use keys::Keys;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
@@ -35,6 +34,9 @@ pub struct DevOptions {
     /// Folder of the data and keys [default: .walcast in this folder]
     #[arg(long, value_name = "FOLDER")]
     pub data: Option<PathBuf>,
+    /// Major version of Postgres [default: the one of the data, or the newest installed]
+    #[arg(long, value_name = "VERSION")]
+    pub postgres: Option<u16>,
     /// Print one line of JSON when ready, and end when the standard input is closed
     #[arg(long)]
     pub json: bool,
@@ -111,7 +113,7 @@ pub async fn run(options: &DevOptions, shutdown: CancellationToken) -> Result<()
             error,
         })?
         .port();
-    let mut database = Database::start(options.data.as_deref()).await?;
+    let mut database = Database::start(options.data.as_deref(), options.postgres).await?;
     let outcome = serve_on(options, listener, port, &database, shutdown).await;
     database.stop().await?;
     outcome
@@ -124,7 +126,7 @@ async fn serve_on(
     database: &Database,
     shutdown: CancellationToken,
 ) -> Result<(), DevError> {
-    let keys = Keys::load(database.folder())?;
+    let keys = database.keys();
     let settings = Options {
         port: Some(port.to_string()),
         host: Some("127.0.0.1".to_owned()),
@@ -133,7 +135,7 @@ async fn serve_on(
         ..Options::default()
     };
     let config = Config::from_options(&settings)?;
-    let greeting = Greeting::new(port, &keys, database.url())?;
+    let greeting = Greeting::new(port, keys, database.url())?;
     let pages = Router::new()
         .merge(page::routes(&greeting, &options.modules))
         .merge(notes::routes(database.pool().clone(), config.verifier.clone()));
