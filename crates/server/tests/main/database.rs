@@ -306,7 +306,12 @@ async fn section_4_3_a_token_that_cannot_subscribe_ends_the_changes_until_one_th
         "{message}"
     );
 
+    // Another channel shows that the stream is past this row; a change that is still on its way when a channel
+    // subscribes may reach it.
+    let mut witness = server.socket().await;
+    let witnessed = join_inserts(&mut witness, "realtime:b", "1").await;
     database.execute("insert into todos values (1)").await;
+    expect_row(&mut witness, "realtime:b", &witnessed, 1).await;
     refresh(&mut socket, &user("u1", 600)).await;
     socket
         .expect(json!(["1", null, "realtime:a", "system", subscribed("a")]))
