@@ -1,10 +1,19 @@
 -- Schemas and roles Walcast works with. Everything is made only where it is missing, so that a database which the
 -- Supabase platform or its realtime server has set up stays as it is.
 
-create schema if not exists walcast;
-comment on schema walcast is 'Walcast''s own objects: bookkeeping and the visibility check. Nothing here is an interface.';
+-- `if not exists` would ask for the right to create schemas even where there is nothing to create.
+do $$
+begin
+  if pg_catalog.to_regnamespace('walcast') is null then
+    create schema walcast;
+  end if;
+  if pg_catalog.to_regnamespace('realtime') is null then
+    create schema realtime;
+  end if;
+end
+$$;
 
-create schema if not exists realtime;
+comment on schema walcast is 'Walcast''s own objects: bookkeeping and the visibility check. Nothing here is an interface.';
 
 do $$
 declare

@@ -20,5 +20,6 @@ mod frames;
 mod http;
 mod joins;
 mod limits;
+mod migrations;
 mod server;
 mod tokens;
