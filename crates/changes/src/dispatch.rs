@@ -100,12 +100,9 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
 /// A relation nobody has looked at yet: created, renamed or published after its listeners joined. Those whose
 /// bindings name it are attached; if there are none, it is not asked about again until a new binding comes.
 async fn attach_unknown(context: &Arc<Context>, relation: &Relation) {
-    context.registry.ignore(relation.oid);
+    context.registry.ignore(relation);
     for subscriber in context.registry.subscribers() {
-        let named = subscriber.bindings.iter().any(|(_, binding)| {
-            binding.schema.matches(&relation.schema) && binding.table.matches(&relation.name)
-        });
-        if !named {
+        if !subscriber.names(&relation.schema, &relation.name) {
             continue;
         }
         match context.attachments(&subscriber, relation.oid).await {

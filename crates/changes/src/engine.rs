@@ -424,6 +424,10 @@ impl walcast_replication::Interest for Listening {
     fn wants(&self, relation_oid: u32) -> bool {
         self.0.registry.wants(relation_oid)
     }
+
+    fn announced(&self, relation: &walcast_replication::Relation) {
+        self.0.registry.announced(relation);
+    }
 }
 
 fn parse(request: &Request) -> Result<Vec<(u32, Binding)>, SubscribeError> {

@@ -11,7 +11,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::mpsc;
-use walcast_replication::Interest;
+use walcast_replication::{Interest, Relation};
 
 /// A subscribed table: its queue of changes and its listeners. Lives while somebody listens.
 pub(crate) struct Table {
@@ -43,7 +43,7 @@ type Names = BTreeSet<(String, String)>;
 pub(crate) struct Registry {
     tables: DashMap<u32, Arc<Table>>,
     /// Relations seen in the stream that no binding names. Cleared when a binding comes.
-    ignored: DashMap<u32, ()>,
+    ignored: DashMap<u32, (String, String)>,
     subscribers: DashMap<u64, Held>,
     lanes: Mutex<HashMap<Names, Weak<Lane>>>,
     /// How many subscribers there are; counting a `DashMap` would lock all of it for each change.
@@ -81,8 +81,9 @@ impl Registry {
     }
 
     /// Nobody wants this relation until another binding comes.
-    pub(crate) fn ignore(&self, oid: u32) {
-        self.ignored.insert(oid, ());
+    pub(crate) fn ignore(&self, relation: &Relation) {
+        self.ignored
+            .insert(relation.oid, (relation.schema.clone(), relation.name.clone()));
     }
 
     /// Adds a subscriber with its attachments. From here on the reader lets its tables' changes through.
@@ -115,7 +116,8 @@ impl Registry {
         self.attach(context, subscriber, attachments);
         // Read last: whatever is dispatched from now on finds the listeners and the lanes in place.
         subscriber.admit(self.dispatched.load(Ordering::SeqCst));
-        self.ignored.clear();
+        self.ignored
+            .retain(|_, (schema, name)| !subscriber.names(schema, name));
     }
 
     /// Lets a subscriber listen to further tables, e.g. one that was created after it joined.
@@ -235,5 +237,12 @@ impl Interest for Registry {
     fn wants(&self, relation_oid: u32) -> bool {
         self.tables.contains_key(&relation_oid)
             || (self.population.load(Ordering::Acquire) > 0 && !self.ignored.contains_key(&relation_oid))
+    }
+
+    /// Under another name it may be one that somebody waits for, e.g. a new version of a table that takes its place.
+    fn announced(&self, relation: &Relation) {
+        self.ignored.remove_if(&relation.oid, |_, (schema, name)| {
+            *schema != relation.schema || *name != relation.name
+        });
     }
 }

@@ -69,6 +69,13 @@ impl Subscriber {
         }
     }
 
+    /// Whether one of its bindings means a table of this name.
+    pub(crate) fn names(&self, schema: &str, table: &str) -> bool {
+        self.bindings
+            .iter()
+            .any(|(_, binding)| binding.schema.matches(schema) && binding.table.matches(table))
+    }
+
     /// The sub-topic, as `system` messages name the channel.
     pub(crate) fn channel(&self) -> &str {
         self.topic.strip_prefix("realtime:").unwrap_or(&self.topic)

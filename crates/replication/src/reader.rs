@@ -291,6 +291,7 @@ impl<'a> Reader<'a> {
                     columns: announced.columns,
                     version: next_version(),
                 };
+                self.interest.announced(&relation);
                 self.relations.insert(relation.oid, Arc::new(relation));
                 Ok(None)
             }

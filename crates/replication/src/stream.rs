@@ -24,6 +24,11 @@ pub(crate) const FAREWELL: Duration = Duration::from_secs(3);
 pub trait Interest: Send + Sync {
     /// Whether rows of the table with this oid are wanted. Called for every row change: must be cheap.
     fn wants(&self, relation_oid: u32) -> bool;
+
+    /// A table was announced, for the first time or anew: it may have another name now.
+    fn announced(&self, relation: &Relation) {
+        let _ = relation;
+    }
 }
 
 /// Settings of a stream.

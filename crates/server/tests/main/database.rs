@@ -321,6 +321,28 @@ async fn section_4_3_a_token_that_cannot_subscribe_ends_the_changes_until_one_th
 }
 
 #[tokio::test]
+async fn a_table_that_takes_the_place_of_another_is_heard() {
+    let (database, server) = start("").await;
+    let mut socket = server.socket().await;
+    let id = join_inserts(&mut socket, "realtime:a", "1").await;
+    database
+        .execute(
+            "create table newer (id int primary key); grant select on newer to anon, authenticated;
+             alter publication supabase_realtime add table newer;",
+        )
+        .await;
+    // Seen once under a name nobody waits for.
+    database.execute("insert into newer values (1)").await;
+    database.execute("insert into todos values (1)").await;
+    expect_row(&mut socket, "realtime:a", &id, 1).await;
+    database
+        .execute("begin; alter table todos rename to older; alter table newer rename to todos; commit")
+        .await;
+    database.execute("insert into todos values (2)").await;
+    expect_row(&mut socket, "realtime:a", &id, 2).await;
+}
+
+#[tokio::test]
 async fn a_started_server_is_ready_and_a_stopped_one_leaves_no_slot() {
     let (database, server) = start("").await;
     let mut socket = server.socket().await;
