@@ -32,14 +32,22 @@ after(async () => {
   }
 })
 
-/** A client with the anonymous key; signed in when it has a token. */
-export function connect(kind, walcast, token) {
+/** A client with the anonymous key. `session` is that of a signed-in user; its `token` is asked for when needed. */
+export function connect(kind, walcast, session) {
   const client = kind.create(walcast.url, walcast.anon_key, {
     realtime: kind.realtime,
-    auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false },
+    ...(session
+      ? { accessToken: async () => session.token }
+      : { auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false } }),
   })
   opened.push(client)
-  if (token) client.realtime.setAuth(token)
+  return client
+}
+
+/** As `connect`, when the token of the session is in use. */
+export async function signIn(kind, walcast, token) {
+  const client = connect(kind, walcast, { token })
+  await client.realtime.setAuth()
   return client
 }
 

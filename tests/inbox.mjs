@@ -16,6 +16,11 @@ export class Inbox {
     else this.#arrived.push(thing)
   }
 
+  /** How many things have not been taken. */
+  get size() {
+    return this.#arrived.length
+  }
+
   /** The oldest thing not taken yet; fails when none comes within the limit. */
   async next(limit_ms = LIMIT_MS) {
     if (this.#arrived.length > 0) return this.#arrived.shift()
