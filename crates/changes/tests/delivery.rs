@@ -374,9 +374,9 @@ async fn other_claims_switch_what_is_seen_and_bad_ones_change_nothing() {
     let scene = Scene::new(&setup).await;
     let mut listener = scene.listen("authenticated", USER, table("t")).await;
     scene
-        .run(&format!("insert into t values (1, '{USER}'), (2, '{OTHER}')"))
+        .run(&format!("insert into t values (1, '{OTHER}'), (2, '{USER}')"))
         .await;
-    assert_eq!(listener.id().await, 1);
+    assert_eq!(listener.id().await, 2);
     listener
         .subscription
         .reauthorize(Arc::new(claims("authenticated", OTHER)))
