@@ -12,6 +12,7 @@ function tell(sentence) {
 
 class Pane {
   constructor(name, user, settings) {
+    this.name = name
     this.user = user
     this.names = new Map(Object.entries(settings.users).map(([key, other]) => [other.id, key === name ? 'you' : capital(key)]))
     this.items = new Map()

@@ -2,12 +2,24 @@
 
 use anyhow::Context;
 use clap::Parser;
+use std::process::ExitCode;
 use walcast::config::{self, Config, DatabaseConfig, LogFormat};
 use walcast::dev::{self, DevOptions};
 use walcast::options::{Cli, Command, Options};
 use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown};
 
-fn main() -> anyhow::Result<()> {
+fn main() -> ExitCode {
+    match start() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A sentence for people; where in the code it arose tells them nothing.
+            eprintln!("walcast: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start() -> anyhow::Result<()> {
     let cli = Cli::parse();
     match cli.command {
         None => in_runtime(run(&cli.options)),
