@@ -263,15 +263,16 @@ impl Worker {
         }
         let change = &pending.item.change;
         let parts = &mut pending.parts;
-        let refused = &pending.refused;
+        let refused: HashSet<*const Listener> = pending
+            .refused
+            .iter()
+            .map(|(part, _)| Arc::as_ptr(&part.listener))
+            .collect();
         listeners.find(
             kind,
             |column| filter_value(view, change, column),
             |listener, truth| {
-                if refused
-                    .iter()
-                    .any(|(part, _)| Arc::ptr_eq(&part.listener, listener))
-                {
+                if refused.contains(&Arc::as_ptr(listener)) {
                     return;
                 }
                 if let Some(part) = part(listener, truth) {
