@@ -21,6 +21,8 @@ mod error;
 pub mod filter;
 mod filter_sql;
 mod fresh;
+#[doc(hidden)]
+pub mod fuzzing;
 mod index;
 mod lane;
 mod notice;

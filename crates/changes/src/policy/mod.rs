@@ -30,3 +30,9 @@ pub use compile::{Access, Program, compile};
 pub use evaluate::{Row, Verdict};
 pub use facts::{PolicyFacts, load};
 pub use value::ClaimsView;
+
+/// Reads a text in every way a policy's parts are read; for the fuzz target.
+pub(crate) fn read_any(text: &str) {
+    let _ = parse::expression(text);
+    let _ = parse::function_body(text);
+}
