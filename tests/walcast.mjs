@@ -11,13 +11,14 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 
 export const project = fileURLToPath(new URL('..', import.meta.url))
-const program = process.env.WALCAST_BIN || join(project, 'target/debug/walcast')
+export const program = process.env.WALCAST_BIN || join(project, 'target/debug/walcast')
 const modules = fileURLToPath(new URL('node_modules', import.meta.url))
 const version = process.env.WALCAST_TEST_PG ? ['--postgres', process.env.WALCAST_TEST_PG] : []
 
-/** Runs `walcast dev` with more arguments; `stopped` resolves to its exit code and what it wrote. */
-export function run(...args) {
-  const child = spawn(program, ['dev', ...version, '--modules', modules, ...args], { stdio: ['pipe', 'pipe', 'pipe'] })
+/** Runs `walcast dev` with more arguments; `stopped` resolves to its exit code and what it wrote to stderr. */
+export function run(args, { binary = program, log_level = 'warn', ...options } = {}) {
+  const env = { ...process.env, LOG_LEVEL: log_level }
+  const child = spawn(binary, ['dev', ...version, '--modules', modules, ...args], { env, ...options })
   const log = []
   child.stderr.on('data', (chunk) => log.push(chunk))
   const stopped = once(child, 'close').then(([code, signal]) => ({ code, signal, log: Buffer.concat(log).toString() }))
@@ -33,9 +34,10 @@ export async function dataFolder() {
 
 /** A running server. `url`, keys and the address of Postgres are as it printed them. */
 export class Walcast {
-  /** Starts one; without `data` in a folder that goes with it. */
-  static async start({ data, port = 0 } = {}) {
+  /** Starts one; without `data` in a folder that goes with it. The rest goes to `run`. */
+  static async start({ data, port = 0, ...options } = {}) {
     const walcast = new Walcast()
+    walcast.options = options
     walcast.folder = data ? null : await dataFolder()
     walcast.data = data ?? walcast.folder.path
     await walcast.#launch(port)
@@ -43,7 +45,11 @@ export class Walcast {
   }
 
   async #launch(port) {
-    const { child, stopped } = run('--json', '--port', String(port), '--data', this.data)
+    const { child, stopped } = run(['--json', '--port', String(port), '--data', this.data], {
+      // Read when it ends before its time.
+      log_level: 'info',
+      ...this.options,
+    })
     this.child = child
     this.stopped = stopped
     const lines = createInterface({ input: child.stdout })
@@ -75,16 +81,29 @@ export class Walcast {
     return `${signed}.${createHmac('sha256', this.jwt_secret).update(signed).digest('base64url')}`
   }
 
-  /** Ends the server at once, as a crash does, and starts it again at the same place. */
+  /** Ends the server at once, as a crash does. */
+  crash() {
+    return this.#end('SIGKILL')
+  }
+
+  /** A crash, and a start at the same place. */
   async crashAndRestart() {
-    await this.#end('SIGKILL')
+    await this.crash()
     await this.#launch(this.port)
   }
 
   async #end(signal) {
-    this.child.kill(signal)
+    if (signal) this.child.kill(signal)
+    else this.child.stdin.end()
     const ended = await this.stopped
     await this.pool.end()
+    return ended
+  }
+
+  /** Ends the server as the end of whoever started it does. */
+  async abandon() {
+    const ended = await this.#end()
+    await this.folder?.remove()
     return ended
   }
 

@@ -157,6 +157,8 @@ class Pane {
     }
     input.addEventListener('keydown', (event) => {
       if (event.key !== 'Enter' && event.key !== 'Escape') return
+      // Else the same Enter would press the button that is focused next.
+      event.preventDefault()
       finish(event.key === 'Enter')
       item.querySelector('.edit').focus()
     })
