@@ -12,7 +12,9 @@ fn what_the_fuzzer_knows_is_read_or_refused() {
         ("policy_expression", fuzzing::policy_expression),
     ];
     for (name, target) in targets {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fuzz/corpus")
+            .join(name);
         let mut seeds = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let seed = std::fs::read(entry.unwrap().path()).unwrap();
