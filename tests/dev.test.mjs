@@ -114,6 +114,8 @@ describe('the program', () => {
       // The project may lie where others have no access.
       const binary = join(home.path, 'walcast')
       await copyFile(program, binary)
+      // Where scripts/fetch-postgres puts versions that nobody installed.
+      await symlink(join(project, '.walcast'), join(home.path, '.walcast'))
       const walcast = await Walcast.start({ data: home.path, binary, cwd: home.path, uid: NOBODY, gid: NOBODY })
       assert.equal((await fetch(`${walcast.url}/readyz`)).status, 200)
       assert.equal((await walcast.stop()).code, 0)
