@@ -17,7 +17,8 @@ use walcast_replication::json::{TYPE_QUERY, Type, TypeCatalog, TypeRow};
 #[derive(Clone, Debug, Deserialize)]
 pub(crate) struct Attribute {
     pub(crate) name: String,
-    /// The type spelled so that a cast to it applies no type modifier (`bpchar`, not `character(3)`).
+    /// The type spelled so that a cast to it means the same under any search path and applies no type modifier:
+    /// `pg_catalog.bpchar`, not `character(3)`.
     pub(crate) cast_type: String,
     /// The type as error texts name it: `character varying`.
     pub(crate) shown_type: String,
@@ -85,7 +86,7 @@ select jsonb_build_object(
   'attributes', coalesce((
     select jsonb_agg(jsonb_build_object(
       'name', a.attname,
-      'cast_type', format_type(a.atttypid, -1),
+      'cast_type', format('%I.%I', t_ns.nspname, t.typname),
       'shown_type', format_type(a.atttypid, null),
       'is_text', base.typname in ('text', 'varchar', 'bpchar', 'name', 'citext'),
       'text_equality', case
@@ -102,6 +103,7 @@ select jsonb_build_object(
       order by a.attnum)
     from pg_attribute a
     join pg_type t on t.oid = a.atttypid
+    join pg_namespace t_ns on t_ns.oid = t.typnamespace
     join lateral (
       with recursive chain(oid, typbasetype, typtype, typname, typnamespace, depth) as (
         select t.oid, t.typbasetype, t.typtype, t.typname, t.typnamespace, 0
@@ -114,12 +116,14 @@ select jsonb_build_object(
   'primary_key', coalesce((
     select jsonb_agg(jsonb_build_object(
       'name', a.attname,
-      'cast_type', format_type(a.atttypid, -1),
+      'cast_type', format('%I.%I', t_ns.nspname, t.typname),
       'equality', format('OPERATOR(%I.%s)', o_ns.nspname, o.oprname))
       order by k.position)
     from pg_index i
     cross join lateral unnest(i.indkey::int2[], i.indclass::oid[]) with ordinality k(attnum, opclass, position)
     join pg_attribute a on a.attrelid = c.oid and a.attnum = k.attnum
+    join pg_type t on t.oid = a.atttypid
+    join pg_namespace t_ns on t_ns.oid = t.typnamespace
     join pg_opclass oc on oc.oid = k.opclass
     join pg_amop ao on ao.amopfamily = oc.opcfamily and ao.amoplefttype = oc.opcintype
       and ao.amoprighttype = oc.opcintype and ao.amopstrategy = 3 and ao.amoppurpose = 's'
@@ -244,9 +248,10 @@ pub(crate) async fn canonical(
     value: &str,
     cast_type: &str,
 ) -> Result<Option<String>, sqlx::Error> {
-    // `cast_type` comes from format_type(), which quotes what needs quoting.
+    // `cast_type` comes from the catalog, which quotes what needs quoting. The setting is the stream's, whatever the
+    // database prefers (`database.md 9.12`); sqlx itself sees to the others.
     sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
-        "select format('%s', ($1::text)::{cast_type})"
+        "select format('%s', ($1::text)::{cast_type}) from set_config('bytea_output', 'hex', true)"
     )))
     .bind(value)
     .fetch_one(pool)

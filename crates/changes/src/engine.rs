@@ -412,6 +412,10 @@ impl Changes {
         self.context.identities.intern(claims)
     }
 
+    pub(crate) fn expect_role(&self, subscriber: &Subscriber, role: &str) {
+        self.context.registry.expect_role(subscriber, role);
+    }
+
     pub(crate) fn forget(&self, subscriber: &Subscriber) {
         self.context.registry.remove(subscriber);
     }

@@ -15,7 +15,7 @@ pub(crate) async fn hold(
         "select array_agg(({}) is true order by k.n) from unnest($1::text[]) with ordinality as k(v, n)",
         expression(condition)
     );
-    // The statement holds only an operator and a type's name as format_type() quotes it; values are parameters.
+    // The statement holds only an operator and a type's name as the catalog quotes it; values are parameters.
     let holds: Option<Vec<bool>> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
         .bind(values)
         .bind(&condition.condition.value)

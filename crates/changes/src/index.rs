@@ -9,7 +9,7 @@ use crate::filter::{Condition, Operator};
 use crate::lane::Lane;
 use crate::subscription::Subscriber;
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 /// What happened to a row.
@@ -165,10 +165,28 @@ pub(crate) struct Index {
     unfiltered: Listeners,
     by_value: HashMap<String, HashMap<String, Listeners>>,
     scanned: Listeners,
+    /// Roles that came since the table's task last asked.
+    new_roles: HashSet<String>,
 }
 
 impl Index {
+    /// Notes that listeners of this role are here or about to be.
+    pub(crate) fn expect_role(&mut self, role: &str) {
+        if !self.new_roles.contains(role) {
+            self.new_roles.insert(role.to_owned());
+        }
+    }
+
+    pub(crate) fn has_new_roles(&self) -> bool {
+        !self.new_roles.is_empty()
+    }
+
+    pub(crate) fn take_new_roles(&mut self) -> HashSet<String> {
+        std::mem::take(&mut self.new_roles)
+    }
+
     pub(crate) fn insert(&mut self, listener: Arc<Listener>) {
+        self.expect_role(&listener.subscriber.identity().0.claims.role);
         let key = (listener.subscriber.id, listener.at);
         if listener.conditions.is_empty() {
             self.unfiltered.insert(key, listener);

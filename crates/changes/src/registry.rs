@@ -174,6 +174,22 @@ impl Registry {
         }
     }
 
+    /// Tells the tables of a subscriber that it is about to listen as `role`.
+    pub(crate) fn expect_role(&self, subscriber: &Subscriber, role: &str) {
+        let Some(held) = self.subscribers.get(&subscriber.id) else {
+            return;
+        };
+        for (oid, _) in &held.listeners {
+            if let Some(table) = self.table(*oid) {
+                table
+                    .listeners
+                    .write()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .expect_role(role);
+            }
+        }
+    }
+
     /// Undoes everything a subscriber did here.
     pub(crate) fn remove(&self, subscriber: &Subscriber) {
         let Some((_, held)) = self.subscribers.remove(&subscriber.id) else {

@@ -139,6 +139,8 @@ impl Subscription {
         let checked = self.changes.check(&bindings, &claims).await?;
         *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = checked.warnings;
         let identity = self.changes.intern(&claims);
+        // Before the switch, so that no change meets a role its table has not looked at.
+        self.changes.expect_role(&self.subscriber, &claims.role);
         *self
             .subscriber
             .identity

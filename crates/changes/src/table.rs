@@ -175,33 +175,44 @@ impl Worker {
     }
 
     /// Which roles listen at all: one that may not read the primary key hears of every change, whatever its filters
-    /// (`protocol.md 7.5`).
+    /// (`protocol.md 7.5`). Those that came since are learnt at once; only those that left may stay on for a while.
     async fn take_census(&mut self, table: &Table) -> Result<(), sqlx::Error> {
-        if self
-            .roles
-            .as_ref()
-            .is_some_and(|(taken, _)| taken.elapsed() < CENSUS_EVERY)
-        {
-            return Ok(());
-        }
         let mut roles = HashSet::new();
         {
             let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
-            for kind in [ActionKind::Insert, ActionKind::Update] {
-                listeners.find_all(kind, |listener| {
-                    let identity = listener.subscriber.identity();
-                    if !roles.contains(&identity.0.claims.role) {
-                        roles.insert(identity.0.claims.role.clone());
-                    }
-                });
+            let is_recent = self
+                .roles
+                .as_ref()
+                .is_some_and(|(taken, _)| taken.elapsed() < CENSUS_EVERY);
+            if is_recent && !listeners.has_new_roles() {
+                return Ok(());
+            }
+            if !is_recent {
+                self.roles = None;
+                for kind in [ActionKind::Insert, ActionKind::Update] {
+                    listeners.find_all(kind, |listener| {
+                        let identity = listener.subscriber.identity();
+                        if !roles.contains(&identity.0.claims.role) {
+                            roles.insert(identity.0.claims.role.clone());
+                        }
+                    });
+                }
             }
         }
+        roles.extend(
+            table
+                .listeners
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take_new_roles(),
+        );
         if let Some(view) = &mut self.view {
             for role in &roles {
                 view.refresh_role(&self.context, role).await?;
             }
         }
-        self.roles = Some((Instant::now(), roles));
+        let (_, known) = self.roles.get_or_insert_with(|| (Instant::now(), HashSet::new()));
+        known.extend(roles);
         Ok(())
     }
 
@@ -323,7 +334,7 @@ impl Worker {
         let mut failing = BTreeSet::new();
         for (condition, concerned, values) in questions.values() {
             let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            match filter_sql::hold(&self.context.pool, condition, &values).await {
+            match filter_sql::hold(self.context.asker.pool(), condition, &values).await {
                 Ok(holds) => failing.extend(
                     concerned
                         .iter()
@@ -340,8 +351,10 @@ impl Worker {
         }
         for (at, change) in pending.iter_mut().enumerate() {
             let mut part_at = 0;
-            change.parts.retain(|_| {
+            change.parts.retain_mut(|part| {
                 part_at += 1;
+                // Of those that stay nothing is open any more; the visibility of rows is another question.
+                part.truth = Truth::Holds;
                 !failing.contains(&(at, part_at - 1))
             });
         }

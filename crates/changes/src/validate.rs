@@ -78,7 +78,7 @@ async fn check(
                     "invalid value for is filter: must be null, true, false, or unknown".to_owned(),
                 ));
             }
-            if value != "null" && column.cast_type != "boolean" {
+            if value != "null" && column.cast_type != "pg_catalog.bool" {
                 return Err(raised(format!(
                     "is {value} filter requires a boolean column, got {}",
                     column.shown_type
@@ -128,7 +128,7 @@ async fn check(
 
 /// `bytea` values are written as the messages show them, in hexadecimal without `\x`; with it they are understood too.
 fn comparable<'a>(value: &'a str, column: &Attribute) -> Cow<'a, str> {
-    if column.cast_type == "bytea" && !value.starts_with('\\') {
+    if column.cast_type == "pg_catalog.bytea" && !value.starts_with('\\') {
         return Cow::Owned(format!("\\x{value}"));
     }
     Cow::Borrowed(value)

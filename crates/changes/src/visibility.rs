@@ -60,6 +60,10 @@ impl Answer {
     }
 }
 
+/// Where functions in policies and operators in filters look for what they name without a schema: the reference's
+/// (`database.md 1.1`), whatever that of the role we connect as.
+const SEARCH_PATH: &str = "public, extensions, realtime";
+
 /// The connections questions are asked through: few, with a time limit of their own.
 #[derive(Clone)]
 pub(crate) struct Asker {
@@ -78,6 +82,7 @@ impl Asker {
     ) -> Self {
         let options = options.application_name("walcast_visibility").options([
             ("statement_timeout", timeout_ms.to_string()),
+            ("search_path", SEARCH_PATH.to_owned()),
             ("default_transaction_isolation", "read committed".to_owned()),
             ("default_transaction_read_only", "off".to_owned()),
         ]);
@@ -89,6 +94,11 @@ impl Asker {
             pool,
             patience: Duration::from_millis(patience_ms),
         }
+    }
+
+    /// For further questions that need the same settings and limits.
+    pub(crate) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, VisibilityError> {

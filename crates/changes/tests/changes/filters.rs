@@ -1,0 +1,362 @@
+//! A filter holds where Postgres says it does (`protocol.md 7.2`, `database.md 2.6`).
+
+use crate::scene::{Listener, Scene, filtered, service, table};
+use serde_json::json;
+
+/// Rows of a table that a filter lets through, in order of their id. `last` is one it lets through for sure.
+async fn ids_until(listener: &mut Listener, last: i64) -> Vec<i64> {
+    let mut ids = Vec::new();
+    loop {
+        let id = listener.id().await;
+        if id == last {
+            return ids;
+        }
+        ids.push(id);
+    }
+}
+
+/// What one channel hears of `rows` (SQL of a value each, from id 1) under each filter on a column `c` of `kind`.
+async fn what_passes(kind: &str, rows: &[&str], cases: &[(&str, &[i64])]) {
+    let scene = Scene::new(&table("t", &format!("id int primary key, c {kind}"))).await;
+    let mut listeners = Vec::new();
+    for (filter, _) in cases {
+        // The second entry hears of the last row, whatever the first says.
+        let entries = json!([
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": format!("c={filter}") },
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": "id=eq.1000" }
+        ]);
+        listeners.push(scene.listen(service(), entries).await);
+    }
+    let values: Vec<String> = rows
+        .iter()
+        .enumerate()
+        .map(|(at, value)| format!("({}, {value})", at + 1))
+        .collect();
+    scene
+        .run(&format!(
+            "insert into t values {}, (1000, null)",
+            values.join(", ")
+        ))
+        .await;
+    for (listener, (filter, expected)) in listeners.iter_mut().zip(cases) {
+        assert_eq!(ids_until(listener, 1000).await, *expected, "{kind}: {filter}");
+    }
+}
+
+#[tokio::test]
+async fn numbers_compare_as_numbers_and_null_never_does() {
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.10", &[3]),
+        ("neq.10", &[1, 2, 5]),
+        ("not.eq.10", &[1, 2, 5]),
+        ("not.neq.10", &[3]),
+        ("gt.9", &[3]),
+        ("gte.9", &[2, 3]),
+        ("lt.9", &[1, 5]),
+        ("lte.9", &[1, 2, 5]),
+        ("not.gt.9", &[1, 2, 5]),
+        ("in.(9, 10)", &[2, 3]),
+        ("not.in.(9,10)", &[1, 5]),
+        ("in.(9,null)", &[2]),
+        ("not.in.(9,null)", &[]),
+        ("in.()", &[]),
+        ("is.null", &[4]),
+        ("not.is.null", &[1, 2, 3, 5]),
+        ("isdistinct.10", &[1, 2, 4, 5]),
+        ("not.isdistinct.10", &[3]),
+    ];
+    what_passes("int", &["-1", "9", "10", "null", "0"], cases).await;
+    what_passes("int", &["1", "2"], &[("in.()", &[]), ("not.in.()", &[1, 2])]).await;
+}
+
+#[tokio::test]
+async fn numeric_scale_is_no_difference_and_not_a_number_counts_as_null() {
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.1.0", &[1, 2]),
+        ("eq.1.00", &[1, 2]),
+        ("eq.1e0", &[1, 2]),
+        ("neq.1", &[3, 5]),
+        ("gt.2", &[3]),
+        ("in.(1.000,1e2)", &[1, 2, 3]),
+        ("eq.NaN", &[]),
+        ("is.null", &[4]),
+        ("eq.0.00", &[5]),
+    ];
+    what_passes("numeric", &["1.00", "1", "100", "'NaN'", "0"], cases).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.100", &[1]),
+        ("eq.0", &[2, 3]),
+        ("gt.1", &[1]),
+        ("eq.Infinity", &[]),
+    ];
+    what_passes("float8", &["1e2", "0", "'-0'", "'Infinity'"], cases).await;
+    what_passes("real", &["0.1", "0.2"], &[("eq.0.1", &[1]), ("eq.0.10", &[1])]).await;
+}
+
+#[tokio::test]
+async fn text_compares_byte_by_byte_and_by_pattern() {
+    let rows = &[
+        "'red'",
+        "'Red'",
+        "''",
+        "'a,b'",
+        "'she said \"hi\"'",
+        "'a_c'",
+        "'red '",
+        "null",
+        "'(x)'",
+    ];
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.red", &[1]),
+        ("eq.\"\"", &[3]),
+        ("eq.", &[3]),
+        ("eq.\"a,b\"", &[4]),
+        ("eq.\"she said \\\"hi\\\"\"", &[5]),
+        ("in.(red,\"a,b\")", &[1, 4]),
+        ("like.re%", &[1, 7]),
+        ("ilike.RED", &[1, 2]),
+        ("not.like.%e%", &[3, 4, 6, 9]),
+        ("like.a\\_c", &[6]),
+        ("match.^[rR]ed$", &[1, 2]),
+        ("imatch.^RED", &[1, 2, 7]),
+        ("not.imatch.[a-z]", &[3]),
+        ("eq.(x)", &[9]),
+        ("isdistinct.red", &[2, 3, 4, 5, 6, 7, 8, 9]),
+    ];
+    what_passes("text", rows, cases).await;
+    // `database.md 12`: patterns on varchar are accepted.
+    what_passes("varchar(20)", rows, cases).await;
+}
+
+#[tokio::test]
+async fn trailing_blanks_of_a_fixed_width_do_not_count() {
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.ab", &[1]),
+        ("eq.ab   ", &[1]),
+        ("neq.ab", &[2]),
+        ("in.(ab,zz)", &[1]),
+        ("like.a%", &[1, 2]),
+        ("gt.ab", &[2]),
+    ];
+    what_passes("char(5)", &["'ab'", "'abc'", "null"], cases).await;
+}
+
+#[tokio::test]
+async fn booleans_are_understood_in_all_their_spellings() {
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.true", &[1]),
+        ("eq.t", &[1]),
+        ("eq.yes", &[1]),
+        ("eq.0", &[2]),
+        ("neq.true", &[2]),
+        ("is.true", &[1]),
+        ("is.false", &[2]),
+        ("is.unknown", &[3, 1000]),
+        ("not.is.true", &[2, 3, 1000]),
+        ("not.is.unknown", &[1, 2]),
+    ];
+    // The last row's own NULL passes some of these.
+    let cases: Vec<(&str, Vec<i64>)> = cases
+        .iter()
+        .map(|(filter, ids)| (*filter, ids.iter().copied().filter(|id| *id != 1000).collect()))
+        .collect();
+    let cases: Vec<(&str, &[i64])> = cases
+        .iter()
+        .map(|(filter, ids)| (*filter, ids.as_slice()))
+        .collect();
+    what_passes("boolean", &["true", "false", "null"], &cases).await;
+}
+
+#[tokio::test]
+async fn values_are_understood_in_every_spelling_of_their_type() {
+    let uuid = "abcdefab-0000-4000-8000-000000000001";
+    let upper = uuid.to_uppercase();
+    let quoted = format!("'{uuid}'");
+    let eq = format!("eq.{upper}");
+    let list = format!("in.({upper})");
+    what_passes(
+        "uuid",
+        &[&quoted, "gen_random_uuid()"],
+        &[(&eq, &[1]), (&list, &[1])],
+    )
+    .await;
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.2024-02-03T04:05:06+02:00", &[1]),
+        ("eq.Sat Feb 03 02:05:06 2024 UTC", &[1]),
+        ("gt.2024-02-03T02:05:06Z", &[2, 3]),
+        ("eq.infinity", &[3]),
+        ("lt.yesterday", &[1]),
+    ];
+    what_passes(
+        "timestamptz",
+        &["'2024-02-03 02:05:06+00'", "now()", "'infinity'"],
+        cases,
+    )
+    .await;
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.20240203", &[1]),
+        ("eq.\"February 3, 2024\"", &[1]),
+        ("lt.2024-02-03", &[2]),
+    ];
+    what_passes("date", &["'2024-02-03'", "'2023-01-01'"], cases).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.0001ff", &[1]),
+        ("eq.\\x0001FF", &[1]),
+        ("neq.0001ff", &[2]),
+        ("eq.\"\"", &[2]),
+    ];
+    what_passes("bytea", &["'\\x0001ff'", "''"], cases).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("eq.\"{\\\"b\\\": 2.0, \\\"a\\\": 1}\"", &[1]),
+        ("neq.{\"a\":1}", &[1]),
+    ];
+    what_passes("jsonb", &[r#"'{"a": 1, "b": 2}'"#], cases).await;
+    let cases: &[(&str, &[i64])] = &[("eq.\"{1,2}\"", &[1]), ("gt.\"{1,2}\"", &[2]), ("is.null", &[3])];
+    what_passes("int[]", &["'{1,2}'", "'{1,3}'", "null"], cases).await;
+    let cases: &[(&str, &[i64])] = &[("eq.10.0.0.1/32", &[1]), ("lt.10.0.0.2", &[1])];
+    what_passes("inet", &["'10.0.0.1'", "'10.0.0.2'"], cases).await;
+    let cases: &[(&str, &[i64])] = &[("eq.24:00:00", &[1]), ("gt.1 hour", &[1])];
+    what_passes("interval", &["'1 day'", "'1 minute'"], cases).await;
+}
+
+#[tokio::test]
+async fn enums_compare_in_their_own_order_and_citext_without_case() {
+    let setup = format!(
+        "create type mood as enum ('sad', 'ok', 'happy'); create extension if not exists citext with schema extensions;
+         create domain percent as numeric check (value between 0 and 100); {}",
+        table("t", "id int primary key, m mood, ci extensions.citext, p percent")
+    );
+    let scene = Scene::new(&setup).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("m=gt.sad", &[2, 3]),
+        ("m=eq.ok", &[2]),
+        ("m=in.(sad,happy)", &[1, 3]),
+        ("ci=eq.ALPHA", &[1]),
+        ("ci=neq.alpha", &[2, 3]),
+        ("ci=in.(BETA)", &[2]),
+        ("ci=like.AL%", &[1]),
+        ("p=eq.50.0", &[2]),
+        ("p=lt.50", &[1]),
+    ];
+    let mut listeners = Vec::new();
+    for (filter, _) in cases {
+        let entries = json!([
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": filter },
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": "id=eq.1000" }
+        ]);
+        listeners.push(scene.listen(service(), entries).await);
+    }
+    scene
+        .run("insert into t values (1, 'sad', 'Alpha', 1), (2, 'ok', 'beta', 50), (3, 'happy', 'Gamma', 99.9), (1000, null, null, null)")
+        .await;
+    for (listener, (filter, expected)) in listeners.iter_mut().zip(cases) {
+        assert_eq!(ids_until(listener, 1000).await, *expected, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn spellings_do_not_depend_on_the_settings_of_the_database() {
+    let database = walcast_testkit::Postgres::shared().await.database().await;
+    let name = database.name().to_owned();
+    let setup = format!(
+        "alter database {name} set bytea_output = 'escape'; alter database {name} set intervalstyle = 'sql_standard';
+         alter database {name} set datestyle = 'German'; alter database {name} set timezone = 'Asia/Tokyo';
+         alter database {name} set extra_float_digits = 0; {}",
+        table("t", "id int primary key, by bytea, d date, ts timestamp, tz timestamptz, i interval, f float8")
+    );
+    let scene = Scene::on(database, &setup, walcast_changes::Options::default()).await;
+    let cases = [
+        ("by", "eq.0001ff41", "'\\x0001ff41'::bytea"),
+        ("d", "eq.2024-02-03", "date '2024-02-03'"),
+        ("ts", "eq.2024-02-03 04:05:06", "timestamp '2024-02-03 04:05:06'"),
+        (
+            "tz",
+            "eq.2024-02-03T04:05:06Z",
+            "timestamptz '2024-02-03 04:05:06Z'",
+        ),
+        ("i", "eq.-1 days +2 hours", "interval '-1 days 2 hours'"),
+        ("f", "eq.0.30000000000000004", "0.1::float8 + 0.2::float8"),
+    ];
+    for (id, (column, filter, value)) in (1..).zip(cases) {
+        let mut listener = scene
+            .listen(service(), filtered("t", &format!("{column}={filter}")))
+            .await;
+        scene
+            .run(&format!(
+                "insert into t (id, {column}) values ({id}, {value}), (-{id}, null)"
+            ))
+            .await;
+        assert_eq!(listener.id().await, id, "{column}={filter}");
+    }
+}
+
+#[tokio::test]
+async fn a_delete_is_filtered_by_what_its_identity_tells() {
+    let setup = format!(
+        "{} {} alter table whole replica identity full;",
+        table("brief", "id int primary key, n int"),
+        table("whole", "id int primary key, n int")
+    );
+    let scene = Scene::new(&setup).await;
+    for (name, filter, expected) in [
+        ("brief", "id=eq.1", vec![1]),
+        ("brief", "n=eq.1", vec![]),
+        ("brief", "n=is.null", vec![]),
+        ("brief", "n=not.eq.5", vec![]),
+        ("whole", "id=gt.1", vec![2]),
+        ("whole", "n=eq.1", vec![1]),
+        ("whole", "n=is.null", vec![2]),
+    ] {
+        let entries = json!([
+            { "event": "DELETE", "schema": "public", "table": name, "filter": filter },
+            { "event": "INSERT", "schema": "public", "table": name, "filter": "id=eq.1000" }
+        ]);
+        let mut listener = scene.listen(service(), entries).await;
+        scene
+            .run(&format!(
+                "insert into {name} values (1, 1), (2, null); delete from {name}; insert into {name} values (1000, 0);
+                 delete from {name} where id = 1000 and false; truncate {name}"
+            ))
+            .await;
+        let mut deleted = Vec::new();
+        loop {
+            let change = listener.change().await;
+            if change["type"] == "INSERT" {
+                break;
+            }
+            deleted.push(change["old_record"]["id"].as_i64().unwrap());
+        }
+        assert_eq!(deleted, expected, "{name}: {filter}");
+    }
+}
+
+#[tokio::test]
+async fn conditions_are_all_to_hold_and_an_update_is_judged_by_its_new_row() {
+    let scene = Scene::new(&table("t", "id int primary key, n int, body text")).await;
+    let mut listener = scene
+        .listen(service(), filtered("t", "n=gte.2,n=lt.5,body=not.ilike.%no%"))
+        .await;
+    scene
+        .run(
+            "insert into t values (1, 1, 'a'), (2, 2, 'NO'), (3, 3, 'b'), (4, 5, 'c'), (5, 4, null);
+             update t set n = 3 where id = 1; update t set n = 9 where id = 3; update t set body = 'yes' where id = 2",
+        )
+        .await;
+    let mut seen = Vec::new();
+    for _ in 0..3 {
+        let change = listener.change().await;
+        seen.push((change["type"].clone(), change["record"]["id"].clone()));
+    }
+    let expected = [("INSERT", 3), ("UPDATE", 1), ("UPDATE", 2)];
+    assert_eq!(seen, expected.map(|(kind, id)| (json!(kind), json!(id))));
+}
+
+#[tokio::test]
+async fn a_filter_that_raises_costs_only_its_own_channel() {
+    let scene = Scene::new(&table("t", "id int primary key, body text")).await;
+    let mut raising = scene.listen(service(), filtered("t", "body=like.a\\")).await;
+    let mut fine = scene.listen(service(), filtered("t", "body=like.a%")).await;
+    scene.run("insert into t values (1, 'abc'), (2, 'a')").await;
+    assert_eq!([fine.id().await, fine.id().await], [1, 2]);
+    assert!(raising.frames.try_recv().is_err());
+}

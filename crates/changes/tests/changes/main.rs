@@ -1,0 +1,15 @@
+//! Postgres Changes against Postgres: what a channel is handed when rights, keys, filters and tables are unusual or
+//! change while it listens (`protocol.md 7`, `database.md 2` and `9`, `design.md 3`).
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test states facts; a broken fact may stop it"
+)]
+
+mod bindings;
+mod filters;
+mod old_rows;
+mod primary_keys;
+mod refused_rows;
+mod rights;
+mod scene;

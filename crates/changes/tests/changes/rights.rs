@@ -1,0 +1,183 @@
+//! What a role may do is what Postgres says it may, from the next change on (`database.md 2.5`, `9.18`).
+
+use crate::scene::{ALICE, BOB, OWNS, Scene, all, publish, role, service, table, user};
+use serde_json::json;
+use std::time::{Duration, Instant};
+
+/// A role of the test's own: roles belong to the whole cluster.
+fn reader_of(scene: &Scene) -> String {
+    format!("reader_of_{}", scene.database.name())
+}
+
+#[tokio::test]
+async fn a_change_of_memberships_or_attributes_holds_within_five_seconds() {
+    let setup = format!(
+        "{} revoke all on t from public, anon, authenticated; alter table t enable row level security;
+         {} revoke all on open from public, anon, authenticated;",
+        table("t", "id int primary key"),
+        table("open", "id int primary key, body text")
+    );
+    let scene = Scene::new(&setup).await;
+    let reader = reader_of(&scene);
+    let group = format!("group_of_{}", scene.database.name());
+    scene
+        .run(&format!(
+            "create role {reader} nologin; create role {group} nologin; grant usage on schema public to {reader};
+             grant select on t to {reader}; grant select (id) on open to {reader}; grant select on open to {group};
+             create policy p on t for select to {group} using (true);"
+        ))
+        .await;
+    let mut of_t = scene.listen(role(&reader, ALICE), all("t")).await;
+    let mut of_open = scene.listen(role(&reader, ALICE), all("open")).await;
+    let mut witness = scene.listen(service(), all("t")).await;
+    // What each state shows of `t` and of the column `body` of `open`.
+    let states = [
+        (String::new(), false, false),
+        (format!("grant {group} to {reader}"), true, true),
+        (format!("revoke {group} from {reader}"), false, false),
+        (format!("alter role {reader} bypassrls"), true, false),
+        (format!("alter role {reader} nobypassrls"), false, false),
+    ];
+    let mut id = 0;
+    for (statement, row_shown, body_shown) in states {
+        scene.run(&statement).await;
+        let since = Instant::now();
+        let seen = loop {
+            id += 1;
+            scene
+                .run(&format!(
+                    "insert into t values ({id}); insert into open values ({id}, 'x')"
+                ))
+                .await;
+            assert_eq!(witness.id().await, id);
+            let row = of_open.change().await["record"].clone();
+            // Of the same row as the witness's, and handed out together with it.
+            let shown = of_t.frames.try_recv().is_ok();
+            let seen = (shown, row.get("body").is_some());
+            let grace_is_over = since.elapsed() > Duration::from_secs(6);
+            if seen == (row_shown, body_shown) || grace_is_over {
+                break seen;
+            }
+        };
+        if statement.is_empty() {
+            // Nothing changed, so nothing may be late.
+            assert_eq!(id, 1);
+        }
+        assert_eq!(seen, (row_shown, body_shown), "after `{statement}`");
+    }
+    drop((of_t, of_open));
+    scene
+        .run(&format!(
+            "drop policy p on t; drop owned by {reader}, {group}; drop role {reader}, {group}"
+        ))
+        .await;
+}
+
+#[tokio::test]
+async fn a_role_that_was_dropped_while_it_listens_sees_no_row() {
+    let setup = format!(
+        "{} {OWNS} {} alter table guarded enable row level security;",
+        table("t", "id int primary key"),
+        table("guarded", "id int primary key, owner uuid")
+    );
+    let scene = Scene::new(&setup).await;
+    let reader = reader_of(&scene);
+    scene
+        .run(&format!(
+            "create role {reader} nologin; grant usage on schema public to {reader}; grant select on t, guarded to {reader};
+             create policy p on guarded for select using (owns(owner));"
+        ))
+        .await;
+    let both = json!([{ "schema": "public", "table": "t" }, { "schema": "public", "table": "guarded" }]);
+    let mut gone = scene.listen(role(&reader, ALICE), both).await;
+    scene
+        .run(&format!(
+            "drop owned by {reader}; drop role {reader}; insert into t values (1); insert into guarded values (1, '{ALICE}')"
+        ))
+        .await;
+    for table in ["t", "guarded"] {
+        let change = gone.change().await;
+        assert_eq!(
+            (&change["table"], &change["errors"], &change["record"]),
+            (&json!(table), &json!(["Error 401: Unauthorized"]), &json!({}))
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_grant_of_columns_shows_them_and_a_revoke_hides_them() {
+    let setup = format!(
+        "{} revoke all on t from authenticated; grant select (id) on t to authenticated;",
+        table("t", "id int primary key, a text, \"B c\" text")
+    );
+    let scene = Scene::new(&setup).await;
+    let mut listener = scene.listen(user(ALICE), all("t")).await;
+    let steps = [
+        ("", json!({ "id": 1 })),
+        (
+            "grant select (a) on t to authenticated;",
+            json!({ "id": 2, "a": "x" }),
+        ),
+        (
+            "grant select (\"B c\") on t to public;",
+            json!({ "id": 3, "a": "x", "B c": "y" }),
+        ),
+        (
+            "revoke select (a) on t from authenticated;",
+            json!({ "id": 4, "B c": "y" }),
+        ),
+    ];
+    for (id, (statement, record)) in (1..).zip(steps) {
+        scene
+            .run(&format!("{statement} insert into t values ({id}, 'x', 'y')"))
+            .await;
+        assert_eq!(listener.change().await["record"], record, "after `{statement}`");
+    }
+}
+
+#[tokio::test]
+async fn a_schema_the_role_may_not_use_hides_rows_under_row_security() {
+    let mut setup = String::from(
+        "create schema closed;
+         create function always() returns boolean language plpgsql stable as 'begin return true; end';",
+    );
+    for (name, condition) in [("simple", "true"), ("asked", "public.always()")] {
+        setup += &format!(
+            "create table closed.{name} (id int primary key); alter table closed.{name} enable row level security;
+             create policy p on closed.{name} for select using ({condition}); {}",
+            publish(&format!("closed.{name}"))
+        );
+    }
+    let scene = Scene::new(&setup).await;
+    for name in ["simple", "asked"] {
+        let entry = json!([{ "schema": "closed", "table": name }]);
+        let mut user = scene.listen(user(ALICE), entry).await;
+        scene
+            .run(&format!(
+                "insert into closed.{name} values (1), (2); delete from closed.{name} where id = 1"
+            ))
+            .await;
+        assert_eq!(user.change().await["type"], "DELETE", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn restrictive_policies_and_those_of_other_roles_count_as_in_postgres() {
+    let setup = format!(
+        "{OWNS} {} alter table t enable row level security;
+         create policy own on t for select to authenticated using (owns(owner));
+         create policy listed on t as restrictive for select using (not hidden);
+         create policy service on t for select to anon using (true);",
+        table("t", "id int primary key, owner uuid, hidden boolean")
+    );
+    let scene = Scene::new(&setup).await;
+    let mut alice = scene.listen(user(ALICE), all("t")).await;
+    let mut anon = scene.listen(role("anon", ALICE), all("t")).await;
+    scene
+        .run(&format!(
+            "insert into t values (1, '{ALICE}', true), (2, '{BOB}', false), (3, '{ALICE}', null), (4, '{ALICE}', false)"
+        ))
+        .await;
+    assert_eq!(alice.id().await, 4);
+    assert_eq!([anon.id().await, anon.id().await], [2, 4]);
+}
