@@ -2,6 +2,7 @@
 
 use crate::engine::{Context, Status};
 use crate::notice;
+use crate::subscription::Subscriber;
 use crate::table::Item;
 use metrics::{counter, gauge};
 use std::sync::Arc;
@@ -67,15 +68,14 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
 
 async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Change) {
     let oid = change.relation.oid;
-    let table = match context.registry.table(oid) {
-        Some(table) => table,
-        None => {
-            attach_unknown(context, &change.relation).await;
-            let Some(table) = context.registry.table(oid) else {
-                return;
-            };
-            table
+    if !context.registry.is_matched(&change.relation) {
+        context.registry.begin_match(&change.relation);
+        if match_names(context, &change.relation, change.transaction.xid).await {
+            context.registry.end_match(oid);
         }
+    }
+    let Some(table) = context.registry.table(oid) else {
+        return;
     };
     let bytes = held_bytes(&change).min(IN_FLIGHT_BYTES);
     let units = u32::try_from(bytes.div_ceil(SHARE_BYTES)).unwrap_or(u32::MAX);
@@ -97,15 +97,39 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
         .await;
 }
 
-/// A relation nobody has looked at yet: created, renamed or published after its listeners joined. Those whose
-/// bindings name it are attached; if there are none, it is not asked about again until a new binding comes.
-async fn attach_unknown(context: &Arc<Context>, relation: &Relation) {
-    context.registry.ignore(relation);
-    for subscriber in context.registry.subscribers() {
-        if !subscriber.names(&relation.schema, &relation.name) {
-            continue;
+/// A relation whose name is new to us: created, renamed or published after its listeners joined, or listened to by
+/// others only. Everybody whose bindings name it is attached to it. Says whether that could be done.
+async fn match_names(context: &Arc<Context>, relation: &Relation, xid: u32) -> bool {
+    let named: Vec<(Arc<Subscriber>, Vec<usize>)> = context
+        .registry
+        .subscribers()
+        .into_iter()
+        .map(|subscriber| {
+            let bindings = context.registry.unattached(&subscriber, relation);
+            (subscriber, bindings)
+        })
+        .filter(|(_, bindings)| !bindings.is_empty())
+        .collect();
+    if named.is_empty() {
+        return true;
+    }
+    // The catalog must show what the transaction did that this change is part of; what was read before it is old.
+    if let Err(error) = context.asker.settled(xid).await {
+        tracing::error!(
+            schema = %relation.schema, table = %relation.name, %error,
+            "changes of a table that appeared were not delivered"
+        );
+        for (subscriber, _) in named {
+            subscriber.deliver(notice::missed(
+                &subscriber,
+                "the database could not be asked about a table that appeared",
+            ));
         }
-        match context.attachments(&subscriber, relation.oid).await {
+        return false;
+    }
+    context.forget_table(relation.oid);
+    for (subscriber, bindings) in named {
+        match context.attachments(&subscriber, &bindings, relation.oid).await {
             Ok(attachments) => context.registry.attach(context, &subscriber, attachments),
             Err(error) => {
                 tracing::warn!(
@@ -116,6 +140,7 @@ async fn attach_unknown(context: &Arc<Context>, relation: &Relation) {
             }
         }
     }
+    true
 }
 
 fn held_bytes(change: &Change) -> usize {

@@ -108,20 +108,32 @@ impl Context {
         self.access.clear();
     }
 
-    /// What `oid` means to a subscriber, checked as at its join.
+    /// What was read about a table before is old.
+    pub(crate) fn forget_table(&self, oid: u32) {
+        self.published.clear();
+        self.facts.remove(|known| *known == oid);
+        self.selectable.remove(|(known, _)| *known == oid);
+        self.access.remove(|(known, _)| *known == oid);
+    }
+
+    /// What `oid` means to some bindings of a subscriber, checked as at its join.
     pub(crate) async fn attachments(
         &self,
         subscriber: &Subscriber,
+        bindings: &[usize],
         oid: u32,
     ) -> Result<Vec<Attachment>, SubscribeError> {
         let claims = subscriber.identity().0.claims.clone();
         let mut attachments = Vec::new();
-        for (at, (_, binding)) in subscriber.bindings.iter().enumerate() {
+        for at in bindings {
+            let Some((_, binding)) = subscriber.bindings.get(*at) else {
+                continue;
+            };
             let Some(facts) = self.table_facts(binding, oid).await? else {
                 continue;
             };
             if binding.schema.matches(&facts.schema) && binding.table.matches(&facts.name) {
-                attachments.push(self.attachment(at, binding, &facts, &claims.role).await?);
+                attachments.push(self.attachment(*at, binding, &facts, &claims.role).await?);
             }
         }
         Ok(attachments)

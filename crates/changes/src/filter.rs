@@ -85,6 +85,14 @@ pub struct Condition {
     pub negated: bool,
 }
 
+impl Condition {
+    /// As the client writes it, without escapes: `id=not.eq.1`.
+    pub(crate) fn as_written(&self) -> String {
+        let not = if self.negated { "not." } else { "" };
+        format!("{}={not}{}.{}", self.column, self.operator.as_str(), self.value)
+    }
+}
+
 /// As the reference dumps it: `{"id", "eq", "1", false}`.
 impl fmt::Display for Condition {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

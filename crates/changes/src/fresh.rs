@@ -52,6 +52,11 @@ impl<K: Eq + Hash + Clone, V: Clone> Fresh<K, V> {
         self.slots.retain(|_, slot| slot.asked.elapsed() <= self.keep);
     }
 
+    /// Forgets the values of some keys.
+    pub(crate) fn remove(&self, is_concerned: impl Fn(&K) -> bool) {
+        self.slots.retain(|key, _| !is_concerned(key));
+    }
+
     /// Forgets everything.
     pub(crate) fn clear(&self) {
         self.slots.clear();

@@ -138,8 +138,8 @@ pub(crate) struct Listener {
     pub(crate) conditions: Vec<TypedCondition>,
     /// Selected columns, sorted and without repetition; `None` = all.
     pub(crate) select: Option<Arc<[String]>>,
-    /// Keeps commit order with the channel's other tables; `None` when it has one table only.
-    pub(crate) lane: Option<Arc<Lane>>,
+    /// Keeps commit order with the channel's other tables.
+    pub(crate) lane: Arc<Lane>,
 }
 
 impl Listener {

@@ -1,9 +1,9 @@
 //! Commit order for channels bound to several tables.
 //!
-//! Each table's task decides at its own speed. A channel bound to one table needs nothing more; a channel bound to
-//! several must not see a quick table's change before an earlier one of a slow table. All channels with the same
-//! set of patterns share a lane: the dispatcher opens a slot in the lane for each change in stream order, the
-//! table's task fills it, and filled slots leave from the front (`design.md 3`, promise 2).
+//! Each table's task decides at its own speed. A channel bound to several must not see a quick table's change before
+//! an earlier one of a slow table; even one bound to a single name hears two when another table takes that name. All
+//! channels with the same set of patterns share a lane: the dispatcher opens a slot in the lane for each change in
+//! stream order, the table's task fills it, and filled slots leave from the front (`design.md 3`, promise 2).
 
 use crate::subscription::Subscriber;
 use std::collections::VecDeque;

@@ -1,6 +1,5 @@
 //! Who is subscribed to which table, shared by joins, the stream's reader and the tables' tasks.
 
-use crate::binding::Pattern;
 use crate::engine::Context;
 use crate::index::{Index, Listener, TypedCondition};
 use crate::lane::{Lane, Ticket};
@@ -17,7 +16,7 @@ use walcast_replication::{Interest, Relation};
 pub(crate) struct Table {
     pub(crate) queue: mpsc::Sender<Item>,
     pub(crate) listeners: RwLock<Index>,
-    /// The lanes of channels that listen here and elsewhere, with how many of them do.
+    /// The lanes of channels that listen here, with how many of them do.
     pub(crate) lanes: Mutex<Vec<(Arc<Lane>, usize)>>,
 }
 
@@ -42,8 +41,9 @@ type Names = BTreeSet<(String, String)>;
 #[derive(Default)]
 pub(crate) struct Registry {
     tables: DashMap<u32, Arc<Table>>,
-    /// Relations seen in the stream that no binding names. Cleared when a binding comes.
-    ignored: DashMap<u32, (String, String)>,
+    /// Relations seen in the stream whose name is compared with every subscriber's bindings, or has been. Forgotten
+    /// when a subscriber comes that names one and does not listen to it yet.
+    matched: DashMap<u32, Match>,
     subscribers: DashMap<u64, Held>,
     lanes: Mutex<HashMap<Names, Weak<Lane>>>,
     /// How many subscribers there are; counting a `DashMap` would lock all of it for each change.
@@ -53,11 +53,25 @@ pub(crate) struct Registry {
     dispatched: AtomicU64,
 }
 
+/// The comparison of a relation's name with bindings.
+struct Match {
+    schema: String,
+    name: String,
+    /// Until then changes of the relation have to be let through: somebody is perhaps being attached to it.
+    is_complete: bool,
+}
+
+impl Match {
+    fn is_of(&self, relation: &Relation) -> bool {
+        self.schema == relation.schema && self.name == relation.name
+    }
+}
+
 /// A subscriber with everything that must be undone when it leaves.
 struct Held {
     subscriber: Arc<Subscriber>,
     listeners: Vec<(u32, Arc<Listener>)>,
-    lane: Option<Arc<Lane>>,
+    lane: Arc<Lane>,
 }
 
 impl Registry {
@@ -80,10 +94,28 @@ impl Registry {
         self.tables.len()
     }
 
-    /// Nobody wants this relation until another binding comes.
-    pub(crate) fn ignore(&self, relation: &Relation) {
-        self.ignored
-            .insert(relation.oid, (relation.schema.clone(), relation.name.clone()));
+    /// Whether everybody whose bindings name this relation listens to it.
+    pub(crate) fn is_matched(&self, relation: &Relation) -> bool {
+        self.matched
+            .get(&relation.oid)
+            .is_some_and(|known| known.is_complete && known.is_of(relation))
+    }
+
+    /// The relation's name is about to be compared with the bindings of all subscribers that are known now.
+    pub(crate) fn begin_match(&self, relation: &Relation) {
+        let begun = Match {
+            schema: relation.schema.clone(),
+            name: relation.name.clone(),
+            is_complete: false,
+        };
+        self.matched.insert(relation.oid, begun);
+    }
+
+    /// The comparison is done, unless somebody came meanwhile who has to be compared too.
+    pub(crate) fn end_match(&self, oid: u32) {
+        if let Some(mut begun) = self.matched.get_mut(&oid) {
+            begun.is_complete = true;
+        }
     }
 
     /// Adds a subscriber with its attachments. From here on the reader lets its tables' changes through.
@@ -98,12 +130,11 @@ impl Registry {
             .iter()
             .map(|(_, b)| (b.schema.to_string(), b.table.to_string()))
             .collect();
-        let alone = names.len() == 1
-            && subscriber
-                .bindings
-                .iter()
-                .all(|(_, b)| b.schema != Pattern::Any && b.table != Pattern::Any);
-        let lane = (!alone).then(|| self.lane(names));
+        let lane = self.lane(names);
+        let attached: BTreeSet<(u32, usize)> = attachments
+            .iter()
+            .map(|attachment| (attachment.oid, attachment.at))
+            .collect();
         self.population.fetch_add(1, Ordering::AcqRel);
         self.subscribers.insert(
             subscriber.id,
@@ -116,8 +147,11 @@ impl Registry {
         self.attach(context, subscriber, attachments);
         // Read last: whatever is dispatched from now on finds the listeners and the lanes in place.
         subscriber.admit(self.dispatched.load(Ordering::SeqCst));
-        self.ignored
-            .retain(|_, (schema, name)| !subscriber.names(schema, name));
+        self.matched.retain(|oid, known| {
+            subscriber
+                .naming(&known.schema, &known.name)
+                .all(|at| attached.contains(&(*oid, at)))
+        });
     }
 
     /// Lets a subscriber listen to further tables, e.g. one that was created after it joined.
@@ -151,7 +185,7 @@ impl Registry {
                     let sorted: BTreeSet<String> = names.iter().cloned().collect();
                     sorted.into_iter().collect()
                 }),
-                lane: held.lane.clone(),
+                lane: Arc::clone(&held.lane),
             });
             held.listeners.push((attachment.oid, Arc::clone(&listener)));
             // The entry stays locked while we insert, so that a table cannot be taken for empty in between.
@@ -164,14 +198,30 @@ impl Registry {
                 .write()
                 .unwrap_or_else(PoisonError::into_inner)
                 .insert(listener);
-            if let Some(lane) = held.lane.as_ref().filter(|_| first_here) {
+            if first_here {
                 let mut lanes = table.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-                match lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
+                let of_ours = lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &held.lane));
+                match of_ours {
                     Some((_, members)) => *members += 1,
-                    None => lanes.push((Arc::clone(lane), 1)),
+                    None => lanes.push((Arc::clone(&held.lane), 1)),
                 }
             }
         }
+    }
+
+    /// Which bindings of a subscriber, by position, name this relation without listening to it.
+    pub(crate) fn unattached(&self, subscriber: &Subscriber, relation: &Relation) -> Vec<usize> {
+        let Some(held) = self.subscribers.get(&subscriber.id) else {
+            return Vec::new();
+        };
+        let listens = |at: usize| {
+            let here = |(oid, listener): &(u32, Arc<Listener>)| *oid == relation.oid && listener.at == at;
+            held.listeners.iter().any(here)
+        };
+        subscriber
+            .naming(&relation.schema, &relation.name)
+            .filter(|at| !listens(*at))
+            .collect()
     }
 
     /// Tells the tables of a subscriber that it is about to listen as `role`.
@@ -209,9 +259,10 @@ impl Registry {
         tables.sort_unstable();
         tables.dedup();
         for oid in tables {
-            if let (Some(lane), Some(table)) = (&held.lane, self.table(oid)) {
+            if let Some(table) = self.table(oid) {
                 let mut lanes = table.lanes.lock().unwrap_or_else(PoisonError::into_inner);
-                if let Some((_, members)) = lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, lane)) {
+                if let Some((_, members)) = lanes.iter_mut().find(|(known, _)| Arc::ptr_eq(known, &held.lane))
+                {
                     *members -= 1;
                 }
                 lanes.retain(|(_, members)| *members > 0);
@@ -248,17 +299,20 @@ impl Registry {
 }
 
 impl Interest for Registry {
-    /// A subscribed table, or one that has not been looked at since the last binding came: it may be new, renamed
-    /// or re-created under a name somebody waits for.
+    /// A subscribed table, or one whose name has not been compared with all bindings: it may be new, renamed or
+    /// re-created under a name somebody waits for.
     fn wants(&self, relation_oid: u32) -> bool {
         self.tables.contains_key(&relation_oid)
-            || (self.population.load(Ordering::Acquire) > 0 && !self.ignored.contains_key(&relation_oid))
+            || (self.population.load(Ordering::Acquire) > 0
+                && !self
+                    .matched
+                    .get(&relation_oid)
+                    .is_some_and(|known| known.is_complete))
     }
 
     /// Under another name it may be one that somebody waits for, e.g. a new version of a table that takes its place.
     fn announced(&self, relation: &Relation) {
-        self.ignored.remove_if(&relation.oid, |_, (schema, name)| {
-            *schema != relation.schema || *name != relation.name
-        });
+        self.matched
+            .remove_if(&relation.oid, |_, known| !known.is_of(relation));
     }
 }

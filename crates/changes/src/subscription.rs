@@ -69,11 +69,13 @@ impl Subscriber {
         }
     }
 
-    /// Whether one of its bindings means a table of this name.
-    pub(crate) fn names(&self, schema: &str, table: &str) -> bool {
+    /// Positions of the bindings that mean a table of this name.
+    pub(crate) fn naming<'a>(&'a self, schema: &'a str, table: &'a str) -> impl Iterator<Item = usize> + 'a {
         self.bindings
             .iter()
-            .any(|(_, binding)| binding.schema.matches(schema) && binding.table.matches(table))
+            .enumerate()
+            .filter(move |(_, (_, binding))| binding.schema.matches(schema) && binding.table.matches(table))
+            .map(|(at, _)| at)
     }
 
     /// The sub-topic, as `system` messages name the channel.

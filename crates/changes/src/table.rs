@@ -3,25 +3,24 @@
 
 use crate::claims::IdentityRef;
 use crate::engine::Context;
-use crate::filter_sql;
-use crate::index::{ActionKind, Index, Listener, Truth, TypedCondition};
-use crate::lane::{Delivery, Lane, Ticket};
-use crate::policy::{Access, Row, Verdict};
+use crate::index::{ActionKind, Index, Listener, Truth};
+use crate::lane::Ticket;
+use crate::open_filters::OpenFilters;
+use crate::outgoing::{Data, Outgoing};
+use crate::policy::{Access, Verdict};
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
+use crate::row::{NewRow, change_bytes, filter_value, new_value};
 use crate::subscription::Subscriber;
 use crate::view::View;
-use crate::visibility::{Answer, Question};
+use crate::visibility::{Answer, Question, VisibilityError};
 use metrics::counter;
-use smallvec::SmallVec;
 use std::cmp::Reverse;
-use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
-use walcast_protocol::{self as protocol, Frame, Version};
-use walcast_replication::{Action, Change, OldTuple, Relation, Tuple, Value};
+use walcast_replication::{Change, Relation};
 
 /// Changes decided together at most; bounds one question to Postgres.
 const BATCH_CHANGES: usize = 256;
@@ -56,24 +55,25 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         table: Arc::downgrade(&table),
         view: None,
         roles: None,
+        open_filters: OpenFilters::default(),
     };
     tokio::spawn(worker.run(items));
     table
 }
 
 /// What a change means to one channel.
-struct Part {
-    subscriber: Arc<Subscriber>,
-    identity: IdentityRef,
-    listener: Arc<Listener>,
-    truth: Truth,
+pub(crate) struct Part {
+    pub(crate) subscriber: Arc<Subscriber>,
+    pub(crate) identity: IdentityRef,
+    pub(crate) listener: Arc<Listener>,
+    pub(crate) truth: Truth,
 }
 
 /// A change with those concerned.
-struct Pending {
-    item: Item,
+pub(crate) struct Pending {
+    pub(crate) item: Item,
     kind: ActionKind,
-    parts: Vec<Part>,
+    pub(crate) parts: Vec<Part>,
     /// Channels whose role can be shown nothing of this table, with the reason.
     refused: Vec<(Part, &'static str)>,
 }
@@ -83,6 +83,7 @@ struct Worker {
     table: std::sync::Weak<Table>,
     view: Option<View>,
     roles: Option<(Instant, HashSet<String>)>,
+    open_filters: OpenFilters,
 }
 
 impl Worker {
@@ -98,25 +99,29 @@ impl Worker {
                     run.push(item);
                 }
                 let count = run.len();
-                if let Err(error) = self.process(&relation, run).await {
+                if let Err(error) = self.process(run).await {
                     self.give_up(&relation, count, &error);
                 }
             }
         }
     }
 
-    async fn process(&mut self, relation: &Arc<Relation>, items: Vec<Item>) -> Result<(), sqlx::Error> {
-        let Some(table) = self.table.upgrade() else {
+    async fn process(&mut self, items: Vec<Item>) -> Result<(), VisibilityError> {
+        let (Some(table), Some(first)) = (self.table.upgrade(), items.first()) else {
             return Ok(());
         };
-        self.prepare_view(relation).await?;
+        self.prepare_view(&first.change).await?;
         self.take_census(&table).await?;
         let mut pending = Vec::with_capacity(items.len());
         for item in items {
             pending.push(self.find(&table, item));
         }
         self.learn_roles(&pending).await?;
-        self.decide_filters(&mut pending).await;
+        if let Some(view) = &self.view {
+            self.open_filters
+                .decide(&self.context.asker, view, &mut pending)
+                .await;
+        }
         let answer = self.decide_visibility(&mut pending).await;
         for (at, change) in pending.into_iter().enumerate() {
             self.deliver(at, change, &answer);
@@ -126,7 +131,7 @@ impl Worker {
     }
 
     /// Nothing of these changes can be decided: nobody sees them, and those concerned are told.
-    fn give_up(&self, relation: &Relation, changes: usize, error: &sqlx::Error) {
+    fn give_up(&self, relation: &Relation, changes: usize, error: &VisibilityError) {
         tracing::error!(
             schema = %relation.schema, table = %relation.name, changes, %error,
             "changes were not delivered: the catalog could not be read"
@@ -147,13 +152,17 @@ impl Worker {
         }
     }
 
-    async fn prepare_view(&mut self, relation: &Arc<Relation>) -> Result<(), sqlx::Error> {
-        if self
-            .view
-            .as_ref()
-            .is_some_and(|view| view.relation.version == relation.version && !view.face.is_stale())
-        {
-            return Ok(());
+    /// Sees to it that the view is that of the version of the relation that `change` was written under.
+    async fn prepare_view(&mut self, change: &Change) -> Result<(), VisibilityError> {
+        let relation = &change.relation;
+        match &self.view {
+            Some(view) if view.relation.version == relation.version => {
+                if !view.is_stale() {
+                    return Ok(());
+                }
+            }
+            // What made the relation new may be part of the change's own transaction.
+            _ => self.context.asker.settled(change.transaction.xid).await?,
         }
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
@@ -164,7 +173,7 @@ impl Worker {
                     self.roles = None;
                     return Ok(());
                 }
-                Err(error) if started.elapsed() + pause > CATALOG_PATIENCE => return Err(error),
+                Err(error) if started.elapsed() + pause > CATALOG_PATIENCE => return Err(error.into()),
                 Err(error) => {
                     tracing::warn!(%error, table = %relation.name, "reading the catalog failed, trying again");
                     tokio::time::sleep(pause).await;
@@ -294,72 +303,6 @@ impl Worker {
         pending
     }
 
-    /// Has Postgres decide the filters that only it can, each distinct condition once for all changes of the batch.
-    async fn decide_filters(&self, pending: &mut [Pending]) {
-        let Some(view) = &self.view else { return };
-        type Asked<'a> = (&'a TypedCondition, Vec<(usize, usize)>, Vec<String>);
-        let mut questions: HashMap<(String, String), Asked<'_>> = HashMap::new();
-        let listeners: Vec<Vec<Arc<Listener>>> = pending
-            .iter()
-            .map(|change| {
-                change
-                    .parts
-                    .iter()
-                    .map(|part| Arc::clone(&part.listener))
-                    .collect()
-            })
-            .collect();
-        for (at, change) in pending.iter().enumerate() {
-            for (part_at, part) in change.parts.iter().enumerate() {
-                if part.truth != Truth::Ask {
-                    continue;
-                }
-                let Some(listener) = listeners.get(at).and_then(|row| row.get(part_at)) else {
-                    continue;
-                };
-                for condition in &listener.conditions {
-                    let value =
-                        filter_value(view, &change.item.change, &condition.condition.column).flatten();
-                    if condition.evaluate(value) == Truth::Ask {
-                        let key = (condition.condition.to_string(), condition.cast_type.clone());
-                        let asked = questions
-                            .entry(key)
-                            .or_insert_with(|| (condition, Vec::new(), Vec::new()));
-                        asked.1.push((at, part_at));
-                        asked.2.push(value.unwrap_or_default().to_owned());
-                    }
-                }
-            }
-        }
-        let mut failing = BTreeSet::new();
-        for (condition, concerned, values) in questions.values() {
-            let values: Vec<&str> = values.iter().map(String::as_str).collect();
-            match filter_sql::hold(self.context.asker.pool(), condition, &values).await {
-                Ok(holds) => failing.extend(
-                    concerned
-                        .iter()
-                        .enumerate()
-                        .filter(|(n, _)| holds.get(*n) != Some(&true))
-                        .map(|(_, part)| *part),
-                ),
-                Err(error) => {
-                    tracing::warn!(%error, condition = %condition.condition, "a filter could not be evaluated");
-                    counter!("walcast_filter_failures_total").increment(1);
-                    failing.extend(concerned.iter().copied());
-                }
-            }
-        }
-        for (at, change) in pending.iter_mut().enumerate() {
-            let mut part_at = 0;
-            change.parts.retain_mut(|part| {
-                part_at += 1;
-                // Of those that stay nothing is open any more; the visibility of rows is another question.
-                part.truth = Truth::Holds;
-                !failing.contains(&(at, part_at - 1))
-            });
-        }
-    }
-
     /// Removes the parts that are hidden by what is known here, and asks Postgres about those that only it knows.
     async fn decide_visibility(&self, pending: &mut [Pending]) -> Answer {
         let Some(view) = &self.view else {
@@ -458,6 +401,7 @@ impl Worker {
             return Answer::default();
         }
         let question = Question {
+            table: view.facts.oid,
             source,
             primary_key: &view.facts.primary_key,
             rows,
@@ -571,128 +515,4 @@ fn order(part: &Part) -> (u64, Option<&[String]>, Reverse<usize>) {
 
 fn same_message(a: &Part, b: &Part) -> bool {
     a.subscriber.id == b.subscriber.id && a.listener.select == b.listener.select
-}
-
-/// Which `data` a message carries.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Data {
-    Shape(usize),
-    Refusal(&'static str),
-}
-
-/// What makes two frames of one change equal.
-#[derive(PartialEq, Eq, Hash)]
-struct FrameKey {
-    version: Version,
-    legacy: bool,
-    topic: Arc<str>,
-    ids: SmallVec<[u32; 4]>,
-    data: Data,
-}
-
-/// The frames of one change, each built once.
-#[derive(Default)]
-struct Outgoing {
-    data: HashMap<Data, String>,
-    frames: HashMap<FrameKey, Frame>,
-    /// By address of the lane.
-    laned: HashMap<*const Lane, Vec<Delivery>>,
-    count: u64,
-}
-
-impl Outgoing {
-    fn push<'a>(
-        &mut self,
-        kind: ActionKind,
-        first: &Part,
-        group: impl IntoIterator<Item = &'a Part>,
-        data: Data,
-        render: impl FnOnce() -> String,
-    ) {
-        let subscriber = &first.subscriber;
-        let key = FrameKey {
-            version: subscriber.version,
-            legacy: subscriber.legacy,
-            topic: Arc::clone(&subscriber.topic),
-            ids: group.into_iter().map(|part| part.listener.id).collect(),
-            data,
-        };
-        let frame = match self.frames.entry(key) {
-            Entry::Occupied(known) => known.get().clone(),
-            Entry::Vacant(vacant) => {
-                let json = self.data.entry(data).or_insert_with(render);
-                let key = vacant.key();
-                let text = if key.legacy {
-                    protocol::change_event(key.version, &key.topic, kind.as_str(), json)
-                } else {
-                    protocol::postgres_changes(key.version, &key.topic, &key.ids, json)
-                };
-                vacant.insert(Frame::from(text)).clone()
-            }
-        };
-        self.count += 1;
-        match &first.listener.lane {
-            None => subscriber.deliver(frame),
-            Some(lane) => self
-                .laned
-                .entry(Arc::as_ptr(lane))
-                .or_default()
-                .push((Arc::clone(subscriber), frame)),
-        }
-    }
-}
-
-/// A column of the new row. `None`: the change does not carry it. `Some(None)`: NULL.
-fn new_value(change: &Change, at: usize) -> Option<Option<&str>> {
-    match &change.action {
-        Action::Insert { new } => carried(new, None, at),
-        Action::Update {
-            old: Some(OldTuple::Full(old)),
-            new,
-        } => carried(new, Some(old), at),
-        Action::Update { new, .. } => carried(new, None, at),
-        Action::Delete { .. } => None,
-    }
-}
-
-/// The new row, as policies see it.
-struct NewRow<'a> {
-    view: &'a View,
-    change: &'a Change,
-}
-
-impl Row for NewRow<'_> {
-    fn value(&self, column: &str) -> Option<Option<&str>> {
-        new_value(self.change, self.view.position(column)?)
-    }
-}
-
-/// A column's value; one that an UPDATE left alone out of line is taken from the old row where that is whole.
-fn carried<'a>(tuple: &'a Tuple, old: Option<&'a Tuple>, at: usize) -> Option<Option<&'a str>> {
-    match tuple.get(at)? {
-        Value::Text(text) => Some(Some(text)),
-        Value::Null => Some(None),
-        Value::UnchangedToast => carried(old?, None, at),
-    }
-}
-
-/// What filters see of a column: the new row, or of a deleted row what its identity tells (`database.md 2.6`).
-fn filter_value<'a>(view: &View, change: &'a Change, column: &str) -> Option<Option<&'a str>> {
-    let at = view.position(column)?;
-    if let Action::Delete { old } = &change.action {
-        let is_known = matches!(old, OldTuple::Full(_)) || change.relation.columns.get(at)?.is_key;
-        return is_known.then(|| carried(old.tuple(), None, at))?;
-    }
-    new_value(change, at)
-}
-
-/// The size the limit of `database.md 2.9` is compared with: names, types and values of both tuples.
-fn change_bytes(change: &Change) -> usize {
-    let headings: usize = change
-        .relation
-        .columns
-        .iter()
-        .map(|column| column.name.len() + 40)
-        .sum();
-    headings + change.action.wire_bytes()
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use walcast_replication::Relation;
 
 /// Rights are read again after this time even if Postgres announced no change: role attributes and memberships are
-/// not part of any relation.
+/// not part of any relation, and the row security of a partition's parent is not part of the partition.
 const RIGHTS_KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// What a role may see.
@@ -35,6 +35,7 @@ pub(crate) struct View {
     positions: HashMap<String, usize>,
     roles: HashMap<String, RoleView>,
     shapes: Vec<Shape>,
+    read: Instant,
 }
 
 impl View {
@@ -43,6 +44,7 @@ impl View {
         context: &Context,
         relation: &Arc<Relation>,
     ) -> Result<Option<Self>, sqlx::Error> {
+        let read = Instant::now();
         let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else {
             return Ok(None);
         };
@@ -72,7 +74,13 @@ impl View {
             positions,
             roles: HashMap::new(),
             shapes: Vec::new(),
+            read,
         }))
+    }
+
+    /// Whether something changed, or may have, that the relation's version does not tell.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.face.is_stale() || (self.facts.is_partition && self.read.elapsed() >= RIGHTS_KEPT_FOR)
     }
 
     pub(crate) fn position(&self, column: &str) -> Option<usize> {

@@ -35,6 +35,8 @@ pub(crate) struct Failure {
 
 /// Rows to be looked at, and who asks for which of them.
 pub(crate) struct Question<'a> {
+    /// The table the rows are of: of a source that is its ancestor only its own rows count.
+    pub(crate) table: u32,
     pub(crate) source: &'a Source,
     pub(crate) primary_key: &'a [KeyColumn],
     /// Key texts of each row, in key order.
@@ -102,10 +104,41 @@ impl Asker {
     }
 
     pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, VisibilityError> {
+        self.patiently(|| self.ask_once(question)).await
+    }
+
+    /// Waits until other sessions see what transaction `xid` (32 bit) did: the stream can be ahead of them, and of the
+    /// catalog with them (`database.md 9.21`).
+    pub(crate) async fn settled(&self, xid: u32) -> Result<(), VisibilityError> {
+        self.patiently(|| async move {
+            // The upper half of the 64-bit id is that of the snapshot, or its neighbour around a wrap.
+            let is_settled: bool = sqlx::query_scalar(
+                "select pg_visible_in_snapshot((case \
+                   when near - horizon > 2147483648 then near - 4294967296 \
+                   when horizon - near > 2147483648 then near + 4294967296 \
+                   else near end)::text::xid8, snapshot) \
+                 from pg_current_snapshot() snapshot, \
+                   lateral (select pg_snapshot_xmax(snapshot)::text::int8 as horizon) as h, \
+                   lateral (select horizon >> 32 << 32 | $1 as near) as n",
+            )
+            .bind(i64::from(xid))
+            .fetch_one(&self.pool)
+            .await?;
+            Ok(is_settled.then_some(()))
+        })
+        .await
+    }
+
+    /// Repeats a question while its transaction runs (the answer is `None`) or Postgres is away, as long as patience
+    /// lasts.
+    pub(crate) async fn patiently<T, F: Future<Output = Result<Option<T>, sqlx::Error>>>(
+        &self,
+        ask: impl Fn() -> F,
+    ) -> Result<T, VisibilityError> {
         let started = Instant::now();
         let mut pause = RETRY_MIN;
         loop {
-            let error = match self.ask_once(question).await {
+            let error = match ask().await {
                 Ok(Some(answer)) => return Ok(answer),
                 Ok(None) => VisibilityError::StillRunning(self.patience.as_secs()),
                 Err(error @ (sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::PoolTimedOut)) => {
@@ -166,7 +199,7 @@ impl Asker {
         let rows = sqlx::query(
             "select identity, seen, failure from walcast.visible_rows($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
-        .bind(probe(question.source, question.primary_key))
+        .bind(probe(question.table, question.source, question.primary_key))
         .bind(&roles)
         .bind(&claims)
         .bind(&sets)
@@ -210,14 +243,14 @@ impl Asker {
 
 /// The statement that finds which keys have a row for whoever asks. The sub-select stays one probe of the key's
 /// index per row: joined, the planner may prefer to run the policy over the whole table.
-fn probe(source: &Source, primary_key: &[KeyColumn]) -> String {
+fn probe(table: u32, source: &Source, primary_key: &[KeyColumn]) -> String {
     let parameters: Vec<String> = (1..=primary_key.len())
         .map(|number| format!("${number}::text[]"))
         .collect();
     let aliases: Vec<String> = (1..=primary_key.len())
         .map(|number| format!("c{number}"))
         .collect();
-    let conditions: Vec<String> = primary_key
+    let mut conditions: Vec<String> = primary_key
         .iter()
         .zip(&aliases)
         .map(|(column, alias)| {
@@ -229,6 +262,9 @@ fn probe(source: &Source, primary_key: &[KeyColumn]) -> String {
             )
         })
         .collect();
+    if source.oid != table {
+        conditions.push(format!("t.tableoid OPERATOR(pg_catalog.=) {table}::oid"));
+    }
     format!(
         "select pg_catalog.array_agg(k.n::int) from unnest({}) with ordinality as k({}, n) \
          where (select true from {} t where {} limit 1)",
@@ -260,10 +296,28 @@ mod tests {
             from: "only public.\"odd name\"".into(),
         };
         assert_eq!(
-            probe(&source, &[key("a\"b", "bigint"), key("c", "uuid")]),
+            probe(1, &source, &[key("a\"b", "bigint"), key("c", "uuid")]),
             "select pg_catalog.array_agg(k.n::int) from unnest($1::text[], $2::text[]) with ordinality as k(c1, c2, n) \
              where (select true from only public.\"odd name\" t where t.\"a\"\"b\" OPERATOR(pg_catalog.=) k.c1::bigint \
              and t.\"c\" OPERATOR(pg_catalog.=) k.c2::uuid limit 1)"
+        );
+    }
+
+    #[test]
+    fn rows_of_a_partition_are_looked_for_in_that_partition_alone() {
+        let source = Source {
+            oid: 1,
+            from: "public.parent".into(),
+        };
+        let key = KeyColumn {
+            name: "id".into(),
+            cast_type: "integer".into(),
+            equality: "OPERATOR(pg_catalog.=)".into(),
+        };
+        let probe = probe(2, &source, &[key]);
+        assert!(
+            probe.contains("and t.tableoid OPERATOR(pg_catalog.=) 2::oid limit 1"),
+            "{probe}"
         );
     }
 }

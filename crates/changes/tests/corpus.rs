@@ -4,9 +4,12 @@
 use std::path::Path;
 use walcast_changes::fuzzing;
 
+/// The name of a fuzz target and what it does with an input.
+type Target = (&'static str, fn(&[u8]));
+
 #[test]
 fn what_the_fuzzer_knows_is_read_or_refused() {
-    let targets: [(&str, fn(&[u8])); 3] = [
+    let targets: [Target; 3] = [
         ("filter", fuzzing::filter),
         ("binding", fuzzing::binding),
         ("policy_expression", fuzzing::policy_expression),

@@ -1,7 +1,8 @@
 //! A filter holds where Postgres says it does (`protocol.md 7.2`, `database.md 2.6`).
 
-use crate::scene::{Listener, Scene, filtered, service, table};
+use crate::scene::{Listener, Scene, all, filtered, service, table};
 use serde_json::json;
+use walcast_changes::Options;
 
 /// Rows of a table that a filter lets through, in order of their id. `last` is one it lets through for sure.
 async fn ids_until(listener: &mut Listener, last: i64) -> Vec<i64> {
@@ -264,7 +265,7 @@ async fn spellings_do_not_depend_on_the_settings_of_the_database() {
          alter database {name} set extra_float_digits = 0; {}",
         table("t", "id int primary key, by bytea, d date, ts timestamp, tz timestamptz, i interval, f float8")
     );
-    let scene = Scene::on(database, &setup, walcast_changes::Options::default()).await;
+    let scene = Scene::on(database, &setup, Options::default()).await;
     let cases = [
         ("by", "eq.0001ff41", "'\\x0001ff41'::bytea"),
         ("d", "eq.2024-02-03", "date '2024-02-03'"),
@@ -352,11 +353,81 @@ async fn conditions_are_all_to_hold_and_an_update_is_judged_by_its_new_row() {
 }
 
 #[tokio::test]
+async fn a_filter_that_raises_for_one_row_costs_only_that_row() {
+    let scene = Scene::new(&table("t", "id int primary key, body text")).await;
+    let mut raising = scene.listen(service(), filtered("t", r"body=like.ab\")).await;
+    // The pattern is found to be wrong only where a value gets as far as its end.
+    let rows = "insert into t values (1, 'x'), (2, 'ab'), (3, 'y'), (4, 'abc')";
+    scene.run(rows).await;
+    let (status, text) = raising.system().await;
+    assert_eq!(status, "error");
+    assert!(text.contains("could not be evaluated"), "{text}");
+    let mut negated = scene.listen(service(), filtered("t", r"body=not.like.ab\")).await;
+    scene
+        .run("insert into t values (5, 'x'), (6, 'abc'), (7, 'y')")
+        .await;
+    let mut ids = Vec::new();
+    while ids.last() != Some(&7) {
+        let message = negated.message().await;
+        if message[3] == "postgres_changes" {
+            ids.push(message[4]["data"]["record"]["id"].as_i64().unwrap());
+        }
+    }
+    ids.retain(|id| *id > 4);
+    assert_eq!(ids, [5, 7]);
+}
+
+#[tokio::test]
 async fn a_filter_that_raises_costs_only_its_own_channel() {
     let scene = Scene::new(&table("t", "id int primary key, body text")).await;
     let mut raising = scene.listen(service(), filtered("t", "body=like.a\\")).await;
     let mut fine = scene.listen(service(), filtered("t", "body=like.a%")).await;
     scene.run("insert into t values (1, 'abc'), (2, 'a')").await;
     assert_eq!([fine.id().await, fine.id().await], [1, 2]);
-    assert!(raising.frames.try_recv().is_err());
+    let (status, text) = raising.system().await;
+    assert_eq!(status, "error");
+    assert!(
+        text.contains(r"the filter body=like.a\ could not be evaluated"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_delete_passes_a_filter_that_only_postgres_can_decide() {
+    let scene = Scene::new(&table("t", "id int primary key")).await;
+    let mut listener = scene.listen(service(), filtered("t", "id=gt.5")).await;
+    scene
+        .run("insert into t values (4), (6); delete from t where id = 4; delete from t where id = 6")
+        .await;
+    assert_eq!(listener.id().await, 6);
+    let deleted = listener.change().await;
+    assert_eq!(
+        (&deleted["type"], &deleted["old_record"]),
+        (&json!("DELETE"), &json!({"id": 6}))
+    );
+}
+
+#[tokio::test]
+async fn a_filter_that_never_ends_costs_only_its_own_channel() {
+    let options = Options {
+        visibility_timeout_ms: 300,
+        ..Options::default()
+    };
+    let scene = Scene::with(&table("t", "id int primary key, body text"), options).await;
+    let mut stuck = scene
+        .listen(
+            service(),
+            filtered("t", r"body=match.^(.+)(.+)(.+)(.+)(.+)(.+)\6\5\4\3\2\1.$"),
+        )
+        .await;
+    let mut other = scene.listen(service(), all("t")).await;
+    for id in 1..=20 {
+        scene
+            .run(&format!("insert into t values ({id}, repeat('ab', 200))"))
+            .await;
+        assert_eq!(other.id().await, id);
+    }
+    let (status, text) = stuck.system().await;
+    assert_eq!(status, "error");
+    assert!(text.contains("filter"), "{text}");
 }

@@ -9,7 +9,9 @@
 mod bindings;
 mod filters;
 mod old_rows;
+mod partitions;
 mod primary_keys;
 mod refused_rows;
 mod rights;
 mod scene;
+mod tables_that_change;

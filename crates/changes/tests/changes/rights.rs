@@ -2,7 +2,10 @@
 
 use crate::scene::{ALICE, BOB, OWNS, Scene, all, publish, role, service, table, user};
 use serde_json::json;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use walcast_changes::Options;
+use walcast_testkit::Postgres;
 
 /// A role of the test's own: roles belong to the whole cluster.
 fn reader_of(scene: &Scene) -> String {
@@ -180,4 +183,60 @@ async fn restrictive_policies_and_those_of_other_roles_count_as_in_postgres() {
         .await;
     assert_eq!(alice.id().await, 4);
     assert_eq!([anon.id().await, anon.id().await], [2, 4]);
+}
+
+#[tokio::test]
+async fn row_security_switched_on_in_a_transaction_holds_for_its_own_rows_even_before_others_see_it() {
+    let postgres = Postgres::start(Postgres::options()).await;
+    let scene = Scene::on(
+        postgres.database().await,
+        &table("t", "id int primary key"),
+        Options::default(),
+    )
+    .await;
+    let mut alice = scene.listen(user(ALICE), all("t")).await;
+    let session = scene.database.client().await;
+    let process: i32 = session
+        .query_one("select pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    scene.run("insert into t values (0)").await;
+    assert_eq!(alice.id().await, 0);
+    // The commit is in the log and streamed, and waits for a standby before other sessions may see it.
+    scene
+        .run("alter system set synchronous_standby_names = 'nobody'")
+        .await;
+    scene.run("select pg_reload_conf()").await;
+    scene
+        .database
+        .until("select current_setting('synchronous_standby_names') = 'nobody'")
+        .await;
+    let commit = tokio::spawn(async move {
+        session
+            .batch_execute(
+                "begin; alter table t enable row level security;
+                 create policy p on t for select using (id = 2);
+                 insert into t values (1); insert into t values (2); commit",
+            )
+            .await
+    });
+    scene
+        .database
+        .until(&format!(
+            "select wait_event = 'SyncRep' from pg_stat_activity where pid = {process}"
+        ))
+        .await;
+    let stats = scene.changes.replication_stats();
+    while stats.changes_decoded.load(Ordering::Relaxed) < 3 {
+        tokio::task::yield_now().await;
+    }
+    let early = tokio::time::timeout(Duration::from_millis(200), alice.frames.recv()).await;
+    assert!(early.is_err(), "{early:?}");
+    scene.run("alter system reset synchronous_standby_names").await;
+    scene
+        .run(&format!("select pg_reload_conf(), pg_cancel_backend({process})"))
+        .await;
+    commit.await.unwrap().unwrap();
+    assert_eq!(alice.id().await, 2);
 }
