@@ -42,4 +42,4 @@ pub use claims::Claims;
 pub use engine::{Changes, Options, Status};
 pub use error::SubscribeError;
 pub use notice::SUBSCRIBED;
-pub use subscription::{Outlet, Request, Subscription};
+pub use subscription::{Request, Subscription};

@@ -6,14 +6,7 @@ use crate::engine::Changes;
 use crate::error::SubscribeError;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use walcast_protocol::{BindingEntry, Frame, Ref, Version};
-
-/// Where a channel's frames go. Implementations never block: what to do with a reader that is too slow is theirs to
-/// decide.
-pub trait Outlet: Send + Sync {
-    /// Takes one frame, in order.
-    fn deliver(&self, frame: Frame);
-}
+use walcast_protocol::{BindingEntry, Frame, Outlet, Ref, Version};
 
 /// A channel's wish to hear changes.
 pub struct Request {

@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use walcast_changes::{Changes, Claims, Options, Outlet, Request, SubscribeError, Subscription};
-use walcast_protocol::{Frame, JoinPayload, Ref, Version};
+use walcast_changes::{Changes, Claims, Options, Request, SubscribeError, Subscription};
+use walcast_protocol::{Frame, JoinPayload, Outlet, Ref, Version};
 use walcast_testkit::{Database, Postgres};
 
 const DEADLINE: Duration = Duration::from_secs(20);

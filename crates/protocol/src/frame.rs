@@ -2,6 +2,13 @@
 
 use bytes::Bytes;
 
+/// Where a channel's frames go. Implementations never block: what to do with a reader that is too slow is theirs to
+/// decide.
+pub trait Outlet: Send + Sync {
+    /// Takes one frame, in order.
+    fn deliver(&self, frame: Frame);
+}
+
 /// A WebSocket message, cheap to clone: all receivers of a broadcast or a change share its bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {

@@ -32,10 +32,11 @@ pub use encode::{
     system, unmatched_topic,
 };
 pub use error_code::{ErrorCode, join_reason};
-pub use frame::Frame;
+pub use frame::{Frame, Outlet};
 pub use join::{
     Broadcast, JoinConfig, JoinError, JoinPayload, PostgresChangesOptions, Presence, TokenChoice,
 };
 pub use message::{Message, Name, Payload, Ref};
+pub use quote::quoted;
 pub use server_message::{ServerMessage, decode_server_text, encode_client_text};
 pub use version::{UnsupportedVersion, Version};

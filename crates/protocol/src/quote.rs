@@ -29,7 +29,8 @@ pub(crate) fn push_quoted(out: &mut String, text: &str) {
 }
 
 /// `text` as a JSON string.
-pub(crate) fn quoted(text: &str) -> String {
+#[must_use]
+pub fn quoted(text: &str) -> String {
     let mut out = String::with_capacity(text.len() + 2);
     push_quoted(&mut out, text);
     out

@@ -13,8 +13,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use walcast_changes::Outlet;
-use walcast_protocol::Frame;
+use walcast_protocol::{Frame, Outlet};
 
 /// Close codes this server sends (RFC 6455 7.4.1, `protocol.md 1.6`).
 pub mod close_code {

@@ -91,7 +91,7 @@ pub async fn subscribe(
             legacy: wish.legacy,
             entries: wish.entries.clone(),
             claims: identity(claims),
-            outlet: Arc::clone(&wish.gate) as Arc<dyn walcast_changes::Outlet>,
+            outlet: Arc::clone(&wish.gate) as Arc<dyn walcast_protocol::Outlet>,
         };
         Ok(Arc::new(changes.subscribe(request).await?))
     };

@@ -8,8 +8,8 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use walcast_changes::{Changes, Claims, Options, Outlet, Request, SubscribeError, Subscription};
-use walcast_protocol::{Frame, JoinPayload, Ref, Version};
+use walcast_changes::{Changes, Claims, Options, Request, SubscribeError, Subscription};
+use walcast_protocol::{Frame, JoinPayload, Outlet, Ref, Version};
 use walcast_replication::Config;
 use walcast_testkit::{Database, Postgres};
 

@@ -1,0 +1,18 @@
+//! Rooms and who is in them: one message in, one shared frame out to every member.
+//!
+//! A room is a sub-topic, public or private; the two never mix (`protocol.md 4.4`). Wherever a broadcast comes from
+//! (a socket, HTTP, a row of `realtime.messages`) it enters at [`Rooms::cast`], is encoded once for each wire form
+//! some member needs, and the frames are shared.
+//!
+//! Nothing here waits, asks a database or knows a socket: members are reached through
+//! [`walcast_protocol::Outlet`], whose queue is their own business. Who may send or hear is decided by the caller.
+
+mod cost;
+mod message;
+mod replay;
+mod rooms;
+
+pub use cost::{PayloadCost, payload_cost};
+pub use message::{Body, Message, Unframeable};
+pub use replay::Replay;
+pub use rooms::{Member, Membership, Room, Rooms};

@@ -1,0 +1,188 @@
+//! A broadcast and its wire forms (`protocol.md 2.4`).
+
+use std::fmt::Write;
+
+use thiserror::Error;
+use walcast_protocol::{Encoding, FieldTooLong, Frame, Version, encode_user_broadcast, fan_out, quoted};
+
+/// The event all broadcasts travel under.
+const BROADCAST: &str = "broadcast";
+
+/// A user's payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body<'a> {
+    /// JSON text. It is passed on as it is, so it must be JSON.
+    Json(&'a str),
+    /// Opaque bytes, for members on serializer 2.0.0 only.
+    Binary(&'a [u8]),
+}
+
+/// What is to be broadcast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Message<'a> {
+    /// A payload that every member gets as a text frame, verbatim: a text push, a message of HTTP batch.
+    Verbatim {
+        /// JSON text.
+        payload: &'a str,
+    },
+    /// A user event: kind 3, HTTP single, a row.
+    Event {
+        /// The user's event.
+        event: &'a str,
+        /// The user's payload.
+        body: Body<'a>,
+        /// `meta.id`, of a stored message.
+        id: Option<&'a str>,
+    },
+}
+
+/// No frame can carry this to a member: a binary payload with an event or a topic above 255 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("a binary payload cannot be framed: {0}")]
+pub struct Unframeable(#[from] FieldTooLong);
+
+impl<'a> Message<'a> {
+    /// The id of the stored message this is.
+    #[must_use]
+    pub fn id(&self) -> Option<&'a str> {
+        match self {
+            Self::Verbatim { .. } => None,
+            Self::Event { id, .. } => *id,
+        }
+    }
+
+    /// The frame for members of a version; none if they get nothing (binary payloads on 1.0.0).
+    ///
+    /// # Errors
+    /// If it cannot be framed. JSON always can: what does not fit into kind 4 goes out as text.
+    pub fn encode(&self, version: Version, topic: &str) -> Result<Option<Frame>, Unframeable> {
+        let (event, body, id) = match *self {
+            Self::Verbatim { payload } => {
+                return Ok(Some(fan_out(version, topic, BROADCAST, payload).into()));
+            }
+            Self::Event { event, body, id } => (event, body, id),
+        };
+        match (version, body) {
+            (Version::V1, Body::Binary(_)) => Ok(None),
+            (Version::V1, Body::Json(json)) => {
+                let payload = event_payload(event, json, id);
+                Ok(Some(fan_out(version, topic, BROADCAST, &payload).into()))
+            }
+            (Version::V2, body) => {
+                let metadata = id.map(|id| format!(r#"{{"id":{}}}"#, quoted(id)));
+                let metadata = metadata.as_deref().unwrap_or_default();
+                let (encoding, bytes) = match body {
+                    Body::Json(json) => (Encoding::Json, json.as_bytes()),
+                    Body::Binary(bytes) => (Encoding::Binary, bytes),
+                };
+                match (
+                    encode_user_broadcast(topic, event, metadata, encoding, bytes),
+                    body,
+                ) {
+                    (Ok(frame), _) => Ok(Some(Frame::binary(frame))),
+                    (Err(_), Body::Json(json)) => {
+                        let payload = event_payload(event, json, id);
+                        Ok(Some(fan_out(version, topic, BROADCAST, &payload).into()))
+                    }
+                    (Err(error), Body::Binary(_)) => Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+/// The payload of a user event as text frames carry it.
+fn event_payload(event: &str, json: &str, id: Option<&str>) -> String {
+    let mut payload = String::with_capacity(json.len() + event.len() + 100);
+    // Writing to a String cannot fail.
+    _ = write!(
+        payload,
+        r#"{{"event":{},"payload":{json},"type":"broadcast""#,
+        quoted(event)
+    );
+    if let Some(id) = id {
+        _ = write!(payload, r#","meta":{{"id":{}}}"#, quoted(id));
+    }
+    payload.push('}');
+    payload
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    const TOPIC: &str = "realtime:room";
+
+    fn text(frame: Option<Frame>) -> String {
+        let frame = frame.unwrap();
+        assert!(frame.is_text());
+        String::from_utf8(frame.bytes().to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_text_push_reaches_both_versions_verbatim() {
+        let message = Message::Verbatim {
+            payload: r#"{"event":"e", "x":1}"#,
+        };
+        assert_eq!(
+            text(message.encode(Version::V1, TOPIC).unwrap()),
+            r#"{"topic":"realtime:room","event":"broadcast","payload":{"event":"e", "x":1},"ref":null}"#
+        );
+        assert_eq!(
+            text(message.encode(Version::V2, TOPIC).unwrap()),
+            r#"[null,null,"realtime:room","broadcast",{"event":"e", "x":1}]"#
+        );
+    }
+
+    #[test]
+    fn a_json_event_is_text_for_v1_and_kind_4_for_v2() {
+        let message = Message::Event {
+            event: "msg",
+            body: Body::Json(r#"{"a":1}"#),
+            id: Some("u1"),
+        };
+        assert_eq!(
+            text(message.encode(Version::V1, TOPIC).unwrap()),
+            r#"{"topic":"realtime:room","event":"broadcast","payload":{"event":"msg","payload":{"a":1},"type":"broadcast","meta":{"id":"u1"}},"ref":null}"#
+        );
+        let frame = message.encode(Version::V2, TOPIC).unwrap().unwrap();
+        assert!(!frame.is_text());
+        assert_eq!(
+            &frame.bytes()[..],
+            b"\x04\x0d\x03\x0b\x01realtime:roommsg{\"id\":\"u1\"}{\"a\":1}"
+        );
+    }
+
+    #[test]
+    fn bytes_are_for_v2_alone() {
+        let message = Message::Event {
+            event: "b",
+            body: Body::Binary(&[0, 255]),
+            id: None,
+        };
+        assert_eq!(message.encode(Version::V1, TOPIC).unwrap(), None);
+        let frame = message.encode(Version::V2, TOPIC).unwrap().unwrap();
+        assert_eq!(&frame.bytes()[..], b"\x04\x0d\x01\x00\x00realtime:roomb\x00\xff");
+    }
+
+    #[test]
+    fn json_that_kind_4_has_no_room_for_goes_out_as_text_and_bytes_are_refused() {
+        let event = "e".repeat(256);
+        let json = Message::Event {
+            event: &event,
+            body: Body::Json("{}"),
+            id: None,
+        };
+        let expected = format!(
+            r#"[null,null,"realtime:room","broadcast",{{"event":"{event}","payload":{{}},"type":"broadcast"}}]"#
+        );
+        assert_eq!(text(json.encode(Version::V2, TOPIC).unwrap()), expected);
+        let bytes = Message::Event {
+            event: &event,
+            body: Body::Binary(b"x"),
+            id: None,
+        };
+        assert!(bytes.encode(Version::V2, TOPIC).is_err());
+    }
+}

@@ -1,0 +1,381 @@
+//! The rooms of a server and their members.
+
+use crate::message::{Message, Unframeable};
+use crate::replay::Replay;
+use dashmap::DashMap;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use walcast_protocol::{Frame, Outlet, Version};
+
+/// A room: a sub-topic (without `realtime:`), public or private.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Room<'a> {
+    /// The sub-topic.
+    pub topic: &'a str,
+    /// Which of the two rooms of that name.
+    pub is_private: bool,
+}
+
+/// A channel that enters a room.
+pub struct Member {
+    /// The socket's serializer.
+    pub version: Version,
+    /// Where its frames go.
+    pub outlet: Arc<dyn Outlet>,
+    /// Whether it may hear broadcasts (`broadcast.read`); always in a public room.
+    pub reads: bool,
+    /// Stored messages it is about to get.
+    pub replay: Option<Arc<Replay>>,
+}
+
+struct Seated {
+    id: u64,
+    version: Version,
+    outlet: Arc<dyn Outlet>,
+    reads: Arc<AtomicBool>,
+    replay: Option<Arc<Replay>>,
+}
+
+/// The members of a room, next to each other.
+#[derive(Default)]
+struct Seats {
+    seated: Vec<Seated>,
+    places: HashMap<u64, usize>,
+}
+
+impl Seats {
+    fn take(&mut self, member: Seated) {
+        self.places.insert(member.id, self.seated.len());
+        self.seated.push(member);
+    }
+
+    fn leave(&mut self, id: u64) {
+        let Some(place) = self.places.remove(&id) else {
+            return;
+        };
+        self.seated.swap_remove(place);
+        if let Some(moved) = self.seated.get(place) {
+            self.places.insert(moved.id, place);
+        }
+    }
+}
+
+type Floor = DashMap<Arc<str>, Arc<RwLock<Seats>>>;
+
+/// All rooms that somebody is in.
+#[derive(Default)]
+pub struct Rooms {
+    public: Floor,
+    private: Floor,
+    last_id: AtomicU64,
+}
+
+impl Rooms {
+    /// Lets a channel into a room, until the returned value is dropped.
+    #[must_use]
+    pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
+        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
+        let reads = Arc::new(AtomicBool::new(member.reads));
+        let topic: Arc<str> = room.topic.into();
+        let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
+        // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
+        seats
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Seated {
+                id,
+                version: member.version,
+                outlet: member.outlet,
+                reads: Arc::clone(&reads),
+                replay: member.replay,
+            });
+        drop(seats);
+        Membership {
+            rooms: Arc::clone(self),
+            topic,
+            is_private: room.is_private,
+            id,
+            reads,
+        }
+    }
+
+    /// Delivers a message to every member that may hear it, except one, and says how many got it.
+    ///
+    /// # Errors
+    /// If some member's frame cannot be built; then nobody gets anything.
+    pub fn cast(
+        &self,
+        room: Room<'_>,
+        message: &Message<'_>,
+        except: Option<&Membership>,
+    ) -> Result<usize, Unframeable> {
+        let seats = self
+            .floor(room.is_private)
+            .get(room.topic)
+            .map(|seats| Arc::clone(&seats));
+        let Some(seats) = seats else { return Ok(0) };
+        let topic = format!("realtime:{}", room.topic);
+        let except = except.map(|membership| membership.id);
+        let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
+        let hearing = || {
+            seats
+                .seated
+                .iter()
+                .filter(|member| Some(member.id) != except && member.reads.load(Ordering::Acquire))
+        };
+        let frame = |version: Version| -> Result<Option<Frame>, Unframeable> {
+            if hearing().any(|member| member.version == version) {
+                message.encode(version, &topic)
+            } else {
+                Ok(None)
+            }
+        };
+        let (v1, v2) = (frame(Version::V1)?, frame(Version::V2)?);
+        let mut receivers = 0;
+        for member in hearing() {
+            let frame = match member.version {
+                Version::V1 => &v1,
+                Version::V2 => &v2,
+            };
+            let Some(frame) = frame else { continue };
+            let is_due = match (&member.replay, message.id()) {
+                (Some(replay), Some(id)) => replay.admits(id),
+                _ => true,
+            };
+            if is_due {
+                member.outlet.deliver(frame.clone());
+                receivers += 1;
+            }
+        }
+        Ok(receivers)
+    }
+
+    /// Whether a member on this serializer, other than `except`, would hear a message.
+    #[must_use]
+    pub fn is_heard_by(&self, room: Room<'_>, version: Version, except: Option<&Membership>) -> bool {
+        let Some(seats) = self
+            .floor(room.is_private)
+            .get(room.topic)
+            .map(|seats| Arc::clone(&seats))
+        else {
+            return false;
+        };
+        let except = except.map(|membership| membership.id);
+        let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
+        seats.seated.iter().any(|member| {
+            member.version == version && Some(member.id) != except && member.reads.load(Ordering::Acquire)
+        })
+    }
+
+    /// Rooms with at least one member.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.public.len() + self.private.len()
+    }
+
+    /// Whether nobody is in any room.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn floor(&self, is_private: bool) -> &Floor {
+        if is_private { &self.private } else { &self.public }
+    }
+}
+
+/// A channel's place in a room; dropping it gives it up.
+pub struct Membership {
+    rooms: Arc<Rooms>,
+    topic: Arc<str>,
+    is_private: bool,
+    id: u64,
+    reads: Arc<AtomicBool>,
+}
+
+impl Membership {
+    /// The room.
+    #[must_use]
+    pub fn room(&self) -> Room<'_> {
+        Room {
+            topic: &self.topic,
+            is_private: self.is_private,
+        }
+    }
+
+    /// Lets the member hear broadcasts from now on, or not any more.
+    pub fn set_reads(&self, reads: bool) {
+        self.reads.store(reads, Ordering::Release);
+    }
+
+    /// Broadcasts from this member; it hears its own if `own`. Says how many members got it.
+    ///
+    /// # Errors
+    /// As [`Rooms::cast`].
+    pub fn cast(&self, message: &Message<'_>, own: bool) -> Result<usize, Unframeable> {
+        let except = if own { None } else { Some(self) };
+        self.rooms.cast(self.room(), message, except)
+    }
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        let floor = self.rooms.floor(self.is_private);
+        if let Some(seats) = floor.get(&self.topic) {
+            seats
+                .write()
+                .unwrap_or_else(PoisonError::into_inner)
+                .leave(self.id);
+        }
+        floor.remove_if(&self.topic, |_, seats| {
+            seats
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .seated
+                .is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+    use crate::message::Body;
+    use std::sync::Mutex;
+
+    #[derive(Default)]
+    struct Inbox(Mutex<Vec<Frame>>);
+
+    impl Outlet for Inbox {
+        fn deliver(&self, frame: Frame) {
+            self.0.lock().unwrap().push(frame);
+        }
+    }
+
+    const PUBLIC: Room<'_> = Room {
+        topic: "room",
+        is_private: false,
+    };
+    const PRIVATE: Room<'_> = Room {
+        topic: "room",
+        is_private: true,
+    };
+    const HELLO: Message<'_> = Message::Verbatim { payload: "{}" };
+
+    fn enter(rooms: &Arc<Rooms>, room: Room<'_>, version: Version) -> (Membership, Arc<Inbox>) {
+        let inbox = Arc::new(Inbox::default());
+        let member = Member {
+            version,
+            outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
+            reads: true,
+            replay: None,
+        };
+        (rooms.enter(room, member), inbox)
+    }
+
+    fn received(inbox: &Inbox) -> usize {
+        inbox.0.lock().unwrap().len()
+    }
+
+    #[test]
+    fn everybody_but_the_sender_gets_a_message_unless_it_wants_its_own() {
+        let rooms = Arc::new(Rooms::default());
+        let (sender, own) = enter(&rooms, PUBLIC, Version::V2);
+        let (_a, a) = enter(&rooms, PUBLIC, Version::V2);
+        let (_b, b) = enter(&rooms, PUBLIC, Version::V1);
+        assert_eq!(sender.cast(&HELLO, false), Ok(2));
+        assert_eq!([received(&own), received(&a), received(&b)], [0, 1, 1]);
+        assert_eq!(sender.cast(&HELLO, true), Ok(3));
+        assert_eq!([received(&own), received(&a), received(&b)], [1, 2, 2]);
+    }
+
+    #[test]
+    fn members_of_one_version_share_one_frame() {
+        let rooms = Arc::new(Rooms::default());
+        let (_a, a) = enter(&rooms, PUBLIC, Version::V2);
+        let (_b, b) = enter(&rooms, PUBLIC, Version::V2);
+        rooms.cast(PUBLIC, &HELLO, None).unwrap();
+        let address = |inbox: &Inbox| inbox.0.lock().unwrap()[0].bytes().as_ptr();
+        assert_eq!(address(&a), address(&b));
+    }
+
+    #[test]
+    fn public_and_private_rooms_of_one_name_never_mix() {
+        let rooms = Arc::new(Rooms::default());
+        let (_public, public) = enter(&rooms, PUBLIC, Version::V2);
+        let (_private, private) = enter(&rooms, PRIVATE, Version::V2);
+        rooms.cast(PUBLIC, &HELLO, None).unwrap();
+        assert_eq!([received(&public), received(&private)], [1, 0]);
+        rooms.cast(PRIVATE, &HELLO, None).unwrap();
+        assert_eq!([received(&public), received(&private)], [1, 1]);
+    }
+
+    #[test]
+    fn who_may_not_read_hears_nothing_until_it_may() {
+        let rooms = Arc::new(Rooms::default());
+        let (member, inbox) = enter(&rooms, PRIVATE, Version::V2);
+        member.set_reads(false);
+        assert_eq!(rooms.cast(PRIVATE, &HELLO, None), Ok(0));
+        assert!(!rooms.is_heard_by(PRIVATE, Version::V2, None));
+        member.set_reads(true);
+        assert_eq!(rooms.cast(PRIVATE, &HELLO, None), Ok(1));
+        assert!(rooms.is_heard_by(PRIVATE, Version::V2, None));
+        assert!(!rooms.is_heard_by(PRIVATE, Version::V2, Some(&member)));
+        assert_eq!(received(&inbox), 1);
+    }
+
+    #[test]
+    fn a_room_exists_while_somebody_is_in_it() {
+        let rooms = Arc::new(Rooms::default());
+        let (a, _) = enter(&rooms, PUBLIC, Version::V2);
+        let (b, _) = enter(&rooms, PUBLIC, Version::V2);
+        let (c, inbox) = enter(&rooms, PUBLIC, Version::V2);
+        drop(a);
+        assert_eq!((rooms.len(), rooms.cast(PUBLIC, &HELLO, None)), (1, Ok(2)));
+        drop(b);
+        assert_eq!(received(&inbox), 1);
+        drop(c);
+        assert!(rooms.is_empty());
+        assert_eq!(rooms.cast(PUBLIC, &HELLO, None), Ok(0));
+    }
+
+    #[test]
+    fn a_binary_payload_is_nothing_for_members_on_1_0_0() {
+        let rooms = Arc::new(Rooms::default());
+        let (_old, old) = enter(&rooms, PUBLIC, Version::V1);
+        let (_new, new) = enter(&rooms, PUBLIC, Version::V2);
+        let message = Message::Event {
+            event: "e",
+            body: Body::Binary(b"x"),
+            id: None,
+        };
+        assert_eq!(rooms.cast(PUBLIC, &message, None), Ok(1));
+        assert_eq!([received(&old), received(&new)], [0, 1]);
+    }
+
+    #[test]
+    fn a_stored_message_reaches_a_member_once() {
+        let rooms = Arc::new(Rooms::default());
+        let replay = Arc::new(Replay::default());
+        let inbox = Arc::new(Inbox::default());
+        let member = Member {
+            version: Version::V2,
+            outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
+            reads: true,
+            replay: Some(Arc::clone(&replay)),
+        };
+        let _member = rooms.enter(PRIVATE, member);
+        let stored = |id| Message::Event {
+            event: "e",
+            body: Body::Json("{}"),
+            id: Some(id),
+        };
+        rooms.cast(PRIVATE, &stored("live"), None).unwrap();
+        assert_eq!(replay.finish(vec!["old", "live"], |id| id), ["old"]);
+        rooms.cast(PRIVATE, &stored("old"), None).unwrap();
+        rooms.cast(PRIVATE, &stored("new"), None).unwrap();
+        assert_eq!(received(&inbox), 2);
+    }
+}
