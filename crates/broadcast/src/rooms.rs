@@ -69,9 +69,15 @@ pub struct Rooms {
     public: Floor,
     private: Floor,
     last_id: AtomicU64,
+    over_limit: AtomicBool,
 }
 
 impl Rooms {
+    /// While set, every member that is delivered a broadcast is told so ([`Outlet::over_limit`]).
+    pub fn set_over_limit(&self, over_limit: bool) {
+        self.over_limit.store(over_limit, Ordering::Release);
+    }
+
     /// Lets a channel into a room, until the returned value is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
@@ -132,6 +138,7 @@ impl Rooms {
             }
         };
         let (v1, v2) = (frame(Version::V1)?, frame(Version::V2)?);
+        let over_limit = self.over_limit.load(Ordering::Acquire);
         let mut receivers = 0;
         for member in hearing() {
             let frame = match member.version {
@@ -146,6 +153,9 @@ impl Rooms {
             if is_due {
                 member.outlet.deliver(frame.clone());
                 receivers += 1;
+                if over_limit {
+                    member.outlet.over_limit();
+                }
             }
         }
         Ok(receivers)
@@ -207,6 +217,13 @@ impl Membership {
     /// Lets the member hear broadcasts from now on, or not any more.
     pub fn set_reads(&self, reads: bool) {
         self.reads.store(reads, Ordering::Release);
+    }
+
+    /// Whether a member on this serializer would hear what this one casts.
+    #[must_use]
+    pub fn is_heard_by(&self, version: Version, own: bool) -> bool {
+        let except = if own { None } else { Some(self) };
+        self.rooms.is_heard_by(self.room(), version, except)
     }
 
     /// Broadcasts from this member; it hears its own if `own`. Says how many members got it.

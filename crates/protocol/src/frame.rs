@@ -7,6 +7,10 @@ use bytes::Bytes;
 pub trait Outlet: Send + Sync {
     /// Takes one frame, in order.
     fn deliver(&self, frame: Frame);
+
+    /// A frame was delivered although more messages than allowed are under way: the channel is to be closed after it
+    /// (`protocol.md 9`).
+    fn over_limit(&self) {}
 }
 
 /// A WebSocket message, cheap to clone: all receivers of a broadcast or a change share its bytes.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use walcast_protocol::Ref;
 
 use crate::outbox::Gate;
+use crate::relay::Relay;
 use crate::subscribe::Wish;
 use crate::token::{Claims, now_s};
 use walcast_changes::Subscription;
@@ -31,6 +32,8 @@ pub struct Channel {
     pub credentials: Credentials,
     /// How long they may.
     pub lease: Lease,
+    /// Its part in the room.
+    pub relay: Relay,
     /// Its part in the change stream, if it asked for one. Boxed: most channels have none.
     pub casting: Option<Box<Casting>>,
 }

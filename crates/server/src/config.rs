@@ -4,8 +4,9 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::database_url::database_url;
+use crate::limits::Limits;
 use crate::options::Options;
-use crate::setting::{ConfigError, Secret, boolean, duration, invalid, limit, number, parse, text};
+use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, parse, text};
 use crate::token::{ClaimRules, Verifier};
 
 /// How log lines look.
@@ -57,8 +58,6 @@ pub struct SocketConfig {
     pub write_timeout: Duration,
     /// A socket without channels, once it had one, is closed after this long (`protocol.md 1.6`).
     pub no_channel_timeout: Duration,
-    /// Channels joined at once, at most (`protocol.md 9`); none: no limit but the framework's.
-    pub max_channels: Option<usize>,
 }
 
 /// Times of a join.
@@ -96,8 +95,8 @@ pub struct Config {
     pub metrics_access: Option<MetricsAccess>,
     /// Delay of a refused connect (`protocol.md 1.4`).
     pub connect_error_backoff: Duration,
-    /// Sockets with a joined channel, at most; none: no limit (`protocol.md 9`).
-    pub max_concurrent_users: Option<usize>,
+    /// Quotas.
+    pub limits: Limits,
     /// Longest header value (`protocol.md 1.5`).
     pub max_header_length: usize,
     /// Sockets.
@@ -192,7 +191,7 @@ impl Config {
                 0,
                 60_000,
             )?,
-            max_concurrent_users: limit("TENANT_MAX_CONCURRENT_USERS", &options.max_concurrent_users)?,
+            limits: Limits::from_options(&options.limits)?,
             max_header_length: number("MAX_HEADER_LENGTH", &options.max_header_length, 4096, 256, 65_536)?,
             socket: SocketConfig {
                 idle_timeout: duration(
@@ -230,7 +229,6 @@ impl Config {
                     100,
                     86_400_000,
                 )?,
-                max_channels: limit("TENANT_MAX_CHANNELS_PER_CLIENT", &options.max_channels_per_client)?,
             },
             join: JoinConfig {
                 timeout: duration(

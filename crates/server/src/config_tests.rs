@@ -94,7 +94,7 @@ fn without_the_jwt_secret_nothing_is_served() {
 fn an_empty_variable_is_the_default() {
     let config = config(&[("PORT", ""), ("DB_SSL", " "), ("TENANT_MAX_CONCURRENT_USERS", "")]).unwrap();
     assert_eq!(config.listen.port, 4000);
-    assert_eq!(config.max_concurrent_users, None);
+    assert_eq!(config.limits.concurrent_users, None);
 }
 
 #[test]

@@ -29,6 +29,7 @@ enum Refusal {
     NoKey,
     Token(TokenError),
     TooManyUsers,
+    TooManyJoins,
 }
 
 impl Refusal {
@@ -39,7 +40,7 @@ impl Refusal {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::NoKey | Self::Token(_) => StatusCode::UNAUTHORIZED,
-            Self::TooManyUsers => StatusCode::TOO_MANY_REQUESTS,
+            Self::TooManyUsers | Self::TooManyJoins => StatusCode::TOO_MANY_REQUESTS,
         }
     }
 
@@ -54,6 +55,7 @@ impl Refusal {
             }
             Self::Token(error) => error.to_string(),
             Self::TooManyUsers => "Too many connected users".to_owned(),
+            Self::TooManyJoins => "Too many joins per second".to_owned(),
         }
     }
 
@@ -66,6 +68,7 @@ impl Refusal {
             }
             Self::Token(error) => error.code(),
             Self::TooManyUsers => "ConnectionRateLimitReached",
+            Self::TooManyJoins => "JoinsRateLimitReached",
         }
     }
 
@@ -73,7 +76,7 @@ impl Refusal {
         match self {
             Self::Version => "vsn is neither 1.0.x nor 2.0.x".to_owned(),
             Self::Token(error) => error.to_string(),
-            Self::NoKey | Self::TooManyUsers => self.message(),
+            Self::NoKey | Self::TooManyUsers | Self::TooManyJoins => self.message(),
         }
     }
 
@@ -83,6 +86,7 @@ impl Refusal {
             Self::NoKey => "send the anon key as `apikey` in the query or as header `x-api-key`",
             Self::Token(error) => error.remedy(),
             Self::TooManyUsers => "raise TENANT_MAX_CONCURRENT_USERS",
+            Self::TooManyJoins => "raise TENANT_MAX_JOINS_PER_SECOND",
         }
     }
 }
@@ -170,10 +174,14 @@ fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), R
     let claims = server.config.verifier.verify(&key).map_err(Refusal::Token)?;
     if server
         .config
-        .max_concurrent_users
+        .limits
+        .concurrent_users
         .is_some_and(|limit| server.sockets.users() >= limit)
     {
         return Err(Refusal::TooManyUsers);
+    }
+    if server.rates.joins.is_exceeded() {
+        return Err(Refusal::TooManyJoins);
     }
     Ok((
         version,
@@ -189,7 +197,7 @@ async fn refuse(server: &Server, refusal: &Refusal, headers: &HeaderMap) -> Resp
         Refusal::Version => refusal.status().into_response(),
         // The reference fails here before it can delay anything.
         Refusal::Token(TokenError::NotJson) => plain_error(refusal.status(), headers),
-        Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers => {
+        Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers | Refusal::TooManyJoins => {
             tokio::time::sleep(server.config.connect_error_backoff).await;
             let kind = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
             (refusal.status(), kind, Json(json!({"error": refusal.message()}))).into_response()

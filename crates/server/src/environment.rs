@@ -59,8 +59,6 @@ pub const IGNORED: &[Ignored] = &[
     ignored("DASHBOARD_PASSWORD", "there is no dashboard"),
     ignored("TENANT_CACHE_EXPIRATION_IN_MS", ONE_PROJECT),
     ignored("TENANT_MAX_BYTES_PER_SECOND", NO_RATE_LIMIT),
-    ignored("TENANT_MAX_EVENTS_PER_SECOND", NO_RATE_LIMIT),
-    ignored("TENANT_MAX_JOINS_PER_SECOND", NO_RATE_LIMIT),
     ignored("REALTIME_IP_VERSION", "IPv6 and IPv4 are both served"),
 ];
 

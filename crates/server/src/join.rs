@@ -7,11 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use walcast_broadcast::{Member, Room};
 use walcast_changes::Subscription;
-use walcast_protocol::{BindingEntry, ErrorCode, JoinPayload, Ref, TokenChoice, Version, join_response};
+use walcast_protocol::{
+    BindingEntry, ErrorCode, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
+};
 
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
-use crate::outbox::Gate;
+use crate::outbox::{End, Gate, close_code};
+use crate::relay::Relay;
 use crate::serve::Server;
 use crate::shutdown::within;
 use crate::subscribe::{Unfulfilled, Wish, subscribe};
@@ -60,7 +64,14 @@ pub struct Refused {
     pub reason: String,
     /// What to do about it.
     pub remedy: &'static str,
+    /// How the socket ends, if it shall.
+    pub end: Option<End>,
 }
+
+const TOO_MANY_JOINS: End = End::new(
+    close_code::GOING_AWAY,
+    "too many joins per second; connect again later",
+);
 
 impl Refused {
     fn new(code: ErrorCode, text: &str, remedy: &'static str) -> Self {
@@ -68,6 +79,7 @@ impl Refused {
             code: code.as_str(),
             reason: walcast_protocol::join_reason(code, text),
             remedy,
+            end: None,
         }
     }
 
@@ -76,6 +88,7 @@ impl Refused {
             code: error.code(),
             reason: error.join_reason(),
             remedy: error.remedy(),
+            end: None,
         }
     }
 }
@@ -105,8 +118,9 @@ pub async fn join(attempt: Attempt) -> Result<Accepted, Refused> {
 
 impl Attempt {
     async fn run(self) -> Result<Accepted, Refused> {
-        self.check_limits()?;
+        self.check_name()?;
         let payload = self.payload()?;
+        self.check_limits(&payload)?;
         let credentials = self.credentials(&payload)?;
         self.check_access(&payload)?;
 
@@ -128,12 +142,14 @@ impl Attempt {
         };
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(credentials.claims.expires_at_s);
+        let relay = self.relay(&payload);
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
             gate: self.gate,
             credentials,
             lease,
+            relay,
             casting: casting.map(Box::new),
         };
         Ok(Accepted {
@@ -143,10 +159,8 @@ impl Attempt {
         })
     }
 
-    /// Steps 0 to 6.
-    fn check_limits(&self) -> Result<(), Refused> {
-        let config = &self.server.config;
-        let sockets = &self.server.sockets;
+    /// Steps 0 and 1.
+    fn check_name(&self) -> Result<(), Refused> {
         if self.sub_topic().is_empty() {
             return Err(Refused::new(
                 ErrorCode::TopicNameRequired,
@@ -154,16 +168,32 @@ impl Attempt {
                 "name the channel",
             ));
         }
-        if sockets.is_draining() {
+        if self.server.sockets.is_draining() {
             return Err(Refused::new(
                 ErrorCode::RealtimeRestarting,
                 "Realtime is restarting, please standby",
                 "the client joins again by itself",
             ));
         }
+        Ok(())
+    }
+
+    /// Steps 3 to 6.
+    fn check_limits(&self, payload: &JoinPayload) -> Result<(), Refused> {
+        let config = &self.server.config;
+        let sockets = &self.server.sockets;
+        let is_private = payload.config.as_ref().is_some_and(|config| config.private);
+        if config.limits.private_only && !is_private {
+            return Err(Refused::new(
+                ErrorCode::PrivateOnly,
+                "This project only allows private channels",
+                "join with private: true, or unset WALCAST_PRIVATE_ONLY",
+            ));
+        }
         if !self.is_user
             && config
-                .max_concurrent_users
+                .limits
+                .concurrent_users
                 .is_some_and(|limit| sockets.users() >= limit)
         {
             return Err(Refused::new(
@@ -172,9 +202,21 @@ impl Attempt {
                 "raise TENANT_MAX_CONCURRENT_USERS",
             ));
         }
+        self.server.rates.joins.count(1);
+        if self.server.rates.joins.is_exceeded() {
+            let refused = Refused::new(
+                ErrorCode::ClientJoinRateLimitReached,
+                "Too many joins per second",
+                "join less often, or raise TENANT_MAX_JOINS_PER_SECOND",
+            );
+            return Err(Refused {
+                end: Some(TOO_MANY_JOINS),
+                ..refused
+            });
+        }
         if config
-            .socket
-            .max_channels
+            .limits
+            .channels_per_client
             .is_some_and(|limit| self.channels >= limit)
         {
             return Err(Refused::new(
@@ -191,6 +233,7 @@ impl Attempt {
             code: ErrorCode::UnknownErrorOnChannel.as_str(),
             reason,
             remedy: "send the payload a realtime client sends",
+            end: None,
         };
         let Some(raw) = &self.payload else {
             return Err(refused(
@@ -261,6 +304,26 @@ impl Attempt {
         Ok(())
     }
 
+    /// Step 12: a place in the room. What arrives from now on waits behind the gate.
+    fn relay(&self, payload: &JoinPayload) -> Relay {
+        let config = payload.config.as_ref();
+        let room = Room {
+            topic: self.sub_topic(),
+            is_private: config.is_some_and(|config| config.private),
+        };
+        let member = Member {
+            version: self.version,
+            outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
+            reads: true,
+            replay: None,
+        };
+        Relay {
+            membership: self.server.rooms.enter(room, member),
+            ack: config.is_some_and(|config| config.broadcast.ack),
+            own: config.is_some_and(|config| config.broadcast.own),
+        }
+    }
+
     fn entries(&self, payload: &JoinPayload) -> Vec<BindingEntry> {
         match &payload.config {
             Some(config) => config.postgres_changes.clone(),
@@ -314,6 +377,7 @@ impl Attempt {
                 code: ErrorCode::RealtimeDisabledForConfiguration.as_str(),
                 reason: format!("{}: {text}", ErrorCode::RealtimeDisabledForConfiguration.as_str()),
                 remedy: "correct the entries of postgres_changes, or publish the table",
+                end: None,
             }),
             Err(error @ Unfulfilled::ForGood(_)) => Ok((casting(CastingState::Refused), Err(error))),
             Err(error @ Unfulfilled::ForNow(_)) => Ok((casting(CastingState::Trying), Err(error))),
@@ -365,5 +429,6 @@ fn not_in_time(limit: Duration) -> Refused {
             limit.as_millis()
         ),
         remedy: "look for the cause in the server's log; the client joins again by itself",
+        end: None,
     }
 }

@@ -51,6 +51,10 @@ pub struct Metrics {
     pub bytes_sent: Counter,
     /// Sockets closed because their reader was too slow.
     pub slow_readers: Counter,
+    /// Broadcasts relayed.
+    pub broadcasts_received: Counter,
+    /// Frames of broadcasts handed to members.
+    pub broadcasts_sent: Counter,
 }
 
 impl Metrics {
@@ -65,6 +69,8 @@ impl Metrics {
             frames_sent: counter!("walcast_frames_sent_total"),
             bytes_sent: counter!("walcast_socket_sent_bytes_total"),
             slow_readers: counter!("walcast_slow_reader_closes_total"),
+            broadcasts_received: counter!("walcast_broadcasts_received_total"),
+            broadcasts_sent: counter!("walcast_broadcasts_sent_total"),
         }
     }
 }
@@ -93,6 +99,16 @@ pub fn bad_frame(code: &'static str) {
 /// Counts a push on a joined channel that nothing handles; `event` is one of a fixed set.
 pub fn ignored_push(event: &'static str) {
     counter!("walcast_ignored_pushes_total", "event" => event).increment(1);
+}
+
+/// Counts a channel that the server closed, by the code of the reason.
+pub fn channel_closed(code: &'static str) {
+    counter!("walcast_channels_closed_total", "code" => code).increment(1);
+}
+
+/// Counts a broadcast that was not relayed; `cause` is one of a fixed set.
+pub fn broadcast_refused(cause: &str) {
+    counter!("walcast_broadcasts_refused_total", "cause" => cause.to_owned()).increment(1);
 }
 
 /// Counts a socket that ended, by its close code; 0 when the network ended it.
@@ -146,6 +162,23 @@ fn describe() {
     describe_counter!(
         "walcast_sockets_closed_total",
         "Sockets ended, by close code; 0 for a broken connection"
+    );
+    describe_counter!(
+        "walcast_channels_closed_total",
+        "Channels closed by the server, by the code of the reason"
+    );
+    describe_counter!("walcast_broadcasts_received_total", "Broadcasts relayed");
+    describe_counter!(
+        "walcast_broadcasts_sent_total",
+        "Frames of broadcasts handed to members of rooms"
+    );
+    describe_counter!(
+        "walcast_broadcasts_refused_total",
+        "Broadcasts not relayed, by cause"
+    );
+    describe_counter!(
+        "walcast_limits_exceeded_total",
+        "Times a configured limit began to bite, by code"
     );
     describe_counter!(
         "walcast_changes_decoded_total",

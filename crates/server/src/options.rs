@@ -5,6 +5,8 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::limits::LimitOptions;
+
 /// The command line of `walcast`.
 #[derive(Parser)]
 #[command(
@@ -158,22 +160,9 @@ pub struct Options {
     /// Longest HTTP header value [default: 4096]
     #[arg(long, env = "MAX_HEADER_LENGTH", hide_env_values = true, value_name = "BYTES")]
     pub max_header_length: Option<String>,
-    /// Sockets with a joined channel, at most [default: no limit]
-    #[arg(
-        long,
-        env = "TENANT_MAX_CONCURRENT_USERS",
-        hide_env_values = true,
-        value_name = "COUNT"
-    )]
-    pub max_concurrent_users: Option<String>,
-    /// Channels on one socket, at most [default: no limit]
-    #[arg(
-        long,
-        env = "TENANT_MAX_CHANNELS_PER_CLIENT",
-        hide_env_values = true,
-        value_name = "COUNT"
-    )]
-    pub max_channels_per_client: Option<String>,
+    /// Quotas.
+    #[command(flatten)]
+    pub limits: LimitOptions,
 
     /// A socket that sends nothing for this long, not even pongs, is closed [default: 60000]
     #[arg(

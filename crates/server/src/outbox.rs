@@ -19,6 +19,8 @@ use walcast_protocol::{Frame, Outlet};
 pub mod close_code {
     /// Idle, or without a channel for too long.
     pub const NORMAL: u16 = 1000;
+    /// Too many joins (`protocol.md 1.6`).
+    pub const GOING_AWAY: u16 = 1001;
     /// The peer broke the WebSocket protocol.
     pub const PROTOCOL: u16 = 1002;
     /// A message above the limit.
@@ -72,6 +74,8 @@ struct Queue {
     /// Of queued and held frames.
     bytes: usize,
     last_gate: u32,
+    /// Gates whose channels are to be closed.
+    over_limit: Vec<u32>,
     end: Option<End>,
     waker: Option<Waker>,
 }
@@ -81,6 +85,9 @@ struct Queue {
 pub enum Taken {
     /// Frames were moved out.
     Frames,
+    /// All frames were taken before; the channels behind these gates shall be closed, for they got more messages than
+    /// are allowed.
+    OverLimit(Vec<u32>),
     /// All frames were taken before; the socket shall end.
     End(End),
 }
@@ -144,6 +151,9 @@ impl Outbox {
             drop(queue);
             frames.into_iter().for_each(&mut into);
             return Poll::Ready(Taken::Frames);
+        }
+        if !queue.over_limit.is_empty() {
+            return Poll::Ready(Taken::OverLimit(std::mem::take(&mut queue.over_limit)));
         }
         if let Some(end) = &queue.end {
             return Poll::Ready(Taken::End(end.clone()));
@@ -242,6 +252,11 @@ pub struct Gate {
 }
 
 impl Gate {
+    /// Tells the gates of one socket apart.
+    pub fn number(&self) -> u32 {
+        self.number
+    }
+
     /// Releases what was held back, in order, and lets everything pass from now on.
     pub fn open(&self) {
         let mut queue = self.outbox.lock();
@@ -288,6 +303,18 @@ impl Outlet for Gate {
         match queue.held.iter_mut().find(|(number, _)| *number == self.number) {
             Some((_, frames)) => frames.push(frame),
             None => queue.held.push((self.number, vec![frame])),
+        }
+    }
+
+    fn over_limit(&self) {
+        let mut queue = self.outbox.lock();
+        if self.state.load(Ordering::Relaxed) == SHUT || queue.over_limit.contains(&self.number) {
+            return;
+        }
+        queue.over_limit.push(self.number);
+        if let Some(waker) = queue.waker.take() {
+            drop(queue);
+            waker.wake();
         }
     }
 }

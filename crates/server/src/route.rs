@@ -122,10 +122,13 @@ impl Socket {
         };
         let event = match event {
             "access_token" if self.refresh_token(topic, &message.payload) => return,
-            // Relay and presence are not served yet; no reply is honest, an ok would not be.
-            "broadcast" => "broadcast",
+            "broadcast" => return self.relay(topic, message),
+            // Not served yet; no reply is honest, an ok would not be.
             "presence" => "presence",
-            _ => "other",
+            _ => {
+                self.server.rates.events.count(1);
+                "other"
+            }
         };
         metrics::ignored_push(event);
         tracing::debug!(
@@ -217,6 +220,7 @@ impl Socket {
             code: walcast_protocol::ErrorCode::UnknownErrorOnChannel.as_str(),
             reason: "UnknownErrorOnChannel: a newer join of this topic took the place of this one".to_owned(),
             remedy: "wait for the answer before joining again",
+            end: None,
         };
         self.refuse_join(&topic, joining, &refused);
         self.route(message);
@@ -313,6 +317,9 @@ impl Socket {
             &response,
         );
         self.close_replaced(topic, joining.replaced);
+        if let Some(end) = &refused.end {
+            self.outbox.end(end.clone());
+        }
         self.note_emptiness();
         joining
             .backlog

@@ -11,11 +11,14 @@ use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
+use walcast_broadcast::Rooms;
 use walcast_changes::{Changes, Status};
 
 use crate::config::Config;
 use crate::http::{self, Readiness};
+use crate::limits::Rates;
 use crate::metrics::{self, Metrics, RecorderTaken};
+use crate::rate;
 use crate::shutdown::{drain, within};
 use crate::sockets::Sockets;
 use crate::{accept, migrate};
@@ -52,6 +55,10 @@ pub struct Server {
     pub config: Config,
     /// The open sockets.
     pub sockets: Arc<Sockets>,
+    /// Who is in which room.
+    pub rooms: Arc<Rooms>,
+    /// What happens a second.
+    pub rates: Rates,
     /// Counters.
     pub metrics: Metrics,
     /// Renders the counters.
@@ -60,6 +67,13 @@ pub struct Server {
 }
 
 impl Server {
+    /// Counts a broadcast that was relayed to some members.
+    pub fn note_broadcast(&self, receivers: usize) {
+        self.metrics.broadcasts_received.increment(1);
+        self.metrics.broadcasts_sent.increment(receivers as u64);
+        self.rates.events.count(1 + receivers);
+    }
+
     /// The change stream, once the database is prepared.
     pub fn changes(&self) -> Option<Changes> {
         self.changes.borrow().clone()
@@ -132,9 +146,12 @@ pub async fn run_with(
         .map_err(|error| ServeError::ReplicationUrl(error.to_string()))?;
     let pool = pool(&config)?;
     let recorder = metrics::recorder()?;
+    let rates = Rates::new(&config.limits);
     let server = Arc::new(Server {
         config,
+        rates,
         sockets: Arc::default(),
+        rooms: Arc::default(),
         metrics: Metrics::new(),
         recorder,
         changes: watch::Sender::new(None),
@@ -172,11 +189,13 @@ pub async fn run_with(
     let mut prepared = false;
     // Histograms keep every sample until somebody scrapes, or this folds them.
     let mut upkeep = tokio::time::interval(UPKEEP);
+    let mut bucket = tokio::time::interval_at(tokio::time::Instant::now() + rate::BUCKET, rate::BUCKET);
     loop {
         tokio::select! {
             () = accept.as_mut() => break,
             () = prepare.as_mut(), if !prepared => prepared = true,
             _ = upkeep.tick() => recorder.run_upkeep(),
+            _ = bucket.tick() => server.rates.tick(&server.rooms),
         }
     }
 

@@ -203,6 +203,7 @@ impl Socket {
                 wire.enqueue(&frame);
             }) {
                 Poll::Ready(Taken::Frames) => self.server.metrics.frames_sent.increment(frames),
+                Poll::Ready(Taken::OverLimit(gates)) => self.close_over_limit(&gates),
                 Poll::Ready(Taken::End(end)) => return Poll::Ready(Ended::ByUs(end)),
                 Poll::Pending => return Poll::Pending,
             }

@@ -12,6 +12,7 @@
 )]
 
 mod binary;
+mod broadcast;
 mod channels;
 mod compose;
 mod connect;

@@ -1,0 +1,167 @@
+//! The quotas of `protocol.md 9`: off unless configured, except the size of a payload.
+
+use clap::Args;
+use metrics::counter;
+use walcast_broadcast::Rooms;
+
+use crate::rate::{Rate, Turn};
+use crate::setting::{ConfigError, boolean, limit, number};
+
+/// What the command line and the environment may say of quotas, as raw text.
+#[derive(Args, Clone, Default)]
+pub struct LimitOptions {
+    /// Sockets with a joined channel, at most [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_CONCURRENT_USERS",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_concurrent_users: Option<String>,
+    /// Channels on one socket, at most [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_CHANNELS_PER_CLIENT",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_channels_per_client: Option<String>,
+    /// Joins a second, on average; above it joins close their socket [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_JOINS_PER_SECOND",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_joins_per_second: Option<String>,
+    /// Messages sent and delivered a second, on average; above it their receivers' channels are closed [default: no limit]
+    #[arg(
+        long,
+        env = "TENANT_MAX_EVENTS_PER_SECOND",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_events_per_second: Option<String>,
+    /// Largest payload of a broadcast, in units of 1000 bytes [default: 3000]
+    #[arg(
+        long,
+        env = "WALCAST_MAX_PAYLOAD_KB",
+        hide_env_values = true,
+        value_name = "KB"
+    )]
+    pub max_payload_kb: Option<String>,
+    /// Refuse public channels [default: false]
+    #[arg(
+        long,
+        env = "WALCAST_PRIVATE_ONLY",
+        hide_env_values = true,
+        value_name = "BOOL"
+    )]
+    pub private_only: Option<String>,
+}
+
+/// The quotas. `None` is no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Sockets with a joined channel.
+    pub concurrent_users: Option<usize>,
+    /// Channels joined at once on one socket; the framework's own limit is another.
+    pub channels_per_client: Option<usize>,
+    /// Average joins a second.
+    pub joins_per_second: Option<usize>,
+    /// Average messages a second.
+    pub events_per_second: Option<usize>,
+    /// Size of a payload by the measure of `protocol.md 5.5`.
+    pub max_payload_bytes: usize,
+    /// Whether public channels are refused.
+    pub private_only: bool,
+}
+
+/// What a payload may have beyond the configured size (`protocol.md 5.5`).
+const PAYLOAD_TOLERANCE_BYTES: usize = 500;
+
+impl Limits {
+    /// Judges the settings.
+    ///
+    /// # Errors
+    /// A value that means nothing.
+    pub fn from_options(options: &LimitOptions) -> Result<Self, ConfigError> {
+        let payload_kb: usize = number("WALCAST_MAX_PAYLOAD_KB", &options.max_payload_kb, 3000, 1, 5000)?;
+        Ok(Self {
+            concurrent_users: limit("TENANT_MAX_CONCURRENT_USERS", &options.max_concurrent_users)?,
+            channels_per_client: limit("TENANT_MAX_CHANNELS_PER_CLIENT", &options.max_channels_per_client)?,
+            joins_per_second: limit("TENANT_MAX_JOINS_PER_SECOND", &options.max_joins_per_second)?,
+            events_per_second: limit("TENANT_MAX_EVENTS_PER_SECOND", &options.max_events_per_second)?,
+            max_payload_bytes: payload_kb * 1000 + PAYLOAD_TOLERANCE_BYTES,
+            private_only: boolean("WALCAST_PRIVATE_ONLY", &options.private_only, false)?,
+        })
+    }
+}
+
+/// What is counted a second.
+pub struct Rates {
+    /// Broadcasts sent, and each delivery of one.
+    pub events: Rate,
+    /// Joins.
+    pub joins: Rate,
+    /// HTTP requests.
+    pub requests: Rate,
+}
+
+impl Rates {
+    /// Rates with the configured limits.
+    #[must_use]
+    pub fn new(limits: &Limits) -> Self {
+        Self {
+            events: Rate::new(limits.events_per_second),
+            joins: Rate::new(limits.joins_per_second),
+            requests: Rate::new(limits.events_per_second),
+        }
+    }
+
+    /// Ends a bucket of each, and says which limits bite now and which no longer do.
+    pub fn tick(&self, rooms: &Rooms) {
+        let all = [
+            (
+                &self.events,
+                "TENANT_MAX_EVENTS_PER_SECOND",
+                "MessagePerSecondRateLimitReached",
+            ),
+            (
+                &self.joins,
+                "TENANT_MAX_JOINS_PER_SECOND",
+                "ClientJoinRateLimitReached",
+            ),
+            (
+                &self.requests,
+                "TENANT_MAX_EVENTS_PER_SECOND",
+                "RequestRateLimitReached",
+            ),
+        ];
+        for (rate, variable, code) in all {
+            match rate.tick() {
+                Turn::None => {}
+                Turn::Exceeded => {
+                    counter!("walcast_limits_exceeded_total", "code" => code).increment(1);
+                    tracing::warn!(
+                        code,
+                        average = rate.average(),
+                        limit = rate.limit(),
+                        variable,
+                        "limit exceeded"
+                    );
+                }
+                Turn::Recovered => {
+                    tracing::info!(
+                        code,
+                        average = rate.average(),
+                        limit = rate.limit(),
+                        variable,
+                        "limit kept again"
+                    );
+                }
+            }
+        }
+        rooms.set_over_limit(self.events.is_exceeded());
+    }
+}

@@ -1,0 +1,136 @@
+//! A client's broadcast on its way to the room (`protocol.md 5.1` to `5.3`).
+
+use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, payload_cost};
+use walcast_protocol::{Encoding, Message, Payload, Ref, Status, UserBroadcastPush, Version};
+
+use crate::metrics;
+use crate::socket::Socket;
+
+/// What a channel's broadcasts need to know.
+pub struct Relay {
+    /// Its place in the room.
+    pub membership: Membership,
+    /// Whether it wants an answer to each broadcast.
+    pub ack: bool,
+    /// Whether it hears its own broadcasts.
+    pub own: bool,
+}
+
+/// Why a broadcast is not relayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+enum Unrelayed {
+    /// The reference's word for it, as clients know it.
+    #[error("payload_size_exceeded")]
+    TooLarge,
+    #[error("payload_not_json")]
+    NotJson,
+    /// A text broadcast that members on 2.0.0 cannot be given (`protocol.md 2.4`).
+    #[error("payload_not_an_object")]
+    NotAnObject,
+    /// The framework's binary push, which no client of 2.0.0 can be given.
+    #[error("binary_push_not_supported")]
+    BinaryPush,
+    #[error("payload_not_framed")]
+    Unframeable,
+}
+
+impl Socket {
+    /// Handles a `broadcast` push on a joined channel.
+    pub(crate) fn relay(&mut self, topic: &str, message: &Message) {
+        let limit_bytes = self.server.config.limits.max_payload_bytes;
+        let Some(channel) = self.channel(topic) else {
+            return;
+        };
+        let ack = channel.relay.ack;
+        let relayed = channel.relay.send(&message.payload, limit_bytes);
+        let join_ref = channel.reference.clone();
+        match relayed {
+            Ok(receivers) => {
+                self.server.note_broadcast(receivers);
+                if ack {
+                    self.acknowledge(&join_ref, &message.reference, topic, Status::Ok, "{}");
+                }
+            }
+            Err(unrelayed) => {
+                metrics::broadcast_refused(&unrelayed.to_string());
+                tracing::debug!(
+                    socket = self.registration.number(),
+                    topic,
+                    cause = %unrelayed,
+                    "broadcast not relayed"
+                );
+                if ack {
+                    let response = format!("\"{unrelayed}\"");
+                    self.acknowledge(&join_ref, &message.reference, topic, Status::Error, &response);
+                }
+            }
+        }
+    }
+
+    /// Through the channel's own way, so that an echo comes before it (`protocol.md 5.3`).
+    fn acknowledge(&self, join_ref: &Ref, reference: &Ref, topic: &str, status: Status, response: &str) {
+        self.push(walcast_protocol::reply(
+            self.version,
+            join_ref,
+            reference,
+            topic,
+            status,
+            response,
+        ));
+    }
+}
+
+impl Relay {
+    /// Says how many members got it.
+    fn send(&self, payload: &Payload, limit_bytes: usize) -> Result<usize, Unrelayed> {
+        match payload {
+            Payload::Json(json) => self.send_text(json.get(), limit_bytes),
+            Payload::UserBroadcast(push) => self.send_event(push, limit_bytes),
+            Payload::Bytes(_) => Err(Unrelayed::BinaryPush),
+        }
+    }
+
+    fn send_text(&self, payload: &str, limit_bytes: usize) -> Result<usize, Unrelayed> {
+        if !matches!(payload_cost(payload, limit_bytes), Ok(PayloadCost::Fits)) {
+            return Err(Unrelayed::TooLarge);
+        }
+        if !payload.starts_with('{') && self.is_heard_by(Version::V2) {
+            return Err(Unrelayed::NotAnObject);
+        }
+        self.cast(&Broadcast::Verbatim { payload })
+    }
+
+    fn send_event(&self, push: &UserBroadcastPush, limit_bytes: usize) -> Result<usize, Unrelayed> {
+        /// What the reference adds for each (`protocol.md 5.5`).
+        const EVENT_OVERHEAD_BYTES: usize = 26;
+        if push.event.len() + push.payload.len() + EVENT_OVERHEAD_BYTES > limit_bytes {
+            return Err(Unrelayed::TooLarge);
+        }
+        let body = match push.encoding {
+            Encoding::Binary => Body::Binary(&push.payload),
+            Encoding::Json => Body::Json(json_text(&push.payload).ok_or(Unrelayed::NotJson)?),
+        };
+        self.cast(&Broadcast::Event {
+            event: &push.event,
+            body,
+            id: None,
+        })
+    }
+
+    fn is_heard_by(&self, version: Version) -> bool {
+        self.membership.is_heard_by(version, self.own)
+    }
+
+    fn cast(&self, message: &Broadcast<'_>) -> Result<usize, Unrelayed> {
+        self.membership
+            .cast(message, self.own)
+            .map_err(|_| Unrelayed::Unframeable)
+    }
+}
+
+/// The bytes as JSON text. Members embed it in frames of theirs, so it is looked through, though not read.
+fn json_text(bytes: &[u8]) -> Option<&str> {
+    let text = std::str::from_utf8(bytes).ok()?;
+    serde_json::from_str::<serde::de::IgnoredAny>(text).ok()?;
+    Some(text)
+}
