@@ -106,10 +106,11 @@ impl Socket {
             return;
         };
         let (topic, generation) = (Arc::clone(topic), slot.generation);
+        let grace_s = self.server.config.token_grace_s;
         let Some(channel) = self.channel(&topic) else {
             return;
         };
-        channel.lease = Lease::new(credentials.claims.expires_at_s);
+        channel.lease = Lease::new(credentials.claims.expires_at_s, grace_s);
         channel.credentials = credentials;
         let next_check = channel.lease.next_check;
         self.wake_by(next_check);

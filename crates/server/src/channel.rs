@@ -67,6 +67,8 @@ pub enum CastingState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lease {
     expires_at_s: i64,
+    /// How long the channel may outlive the token.
+    grace_s: i64,
     warns: bool,
     /// When to look again.
     pub next_check: Instant,
@@ -75,7 +77,7 @@ pub struct Lease {
 /// What a look at the clock says about a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseState {
-    /// Good; the lease has set its next check.
+    /// Good, or within its grace; the lease has set its next check.
     Valid,
     /// Good, and it is time to say that it ends.
     Ending {
@@ -96,11 +98,13 @@ pub const WARNING_S: i64 = 30;
 const LONGEST_CHECK: Duration = Duration::from_secs(300);
 
 impl Lease {
-    /// A lease until the claim `exp`. One that is nearly over gives no warning: whoever sends such a token knows.
-    pub fn new(expires_at_s: i64) -> Self {
+    /// A lease until the claim `exp` and a grace. One that is nearly over gives no warning: whoever sends such a
+    /// token knows.
+    pub fn new(expires_at_s: i64, grace_s: i64) -> Self {
         let left_s = expires_at_s.saturating_sub(now_s());
         let mut lease = Self {
             expires_at_s,
+            grace_s,
             warns: left_s > WARNING_S,
             next_check: Instant::now(),
         };
@@ -111,7 +115,7 @@ impl Lease {
     /// Looks at the clock; schedules the next look unless the lease is over.
     pub fn check(&mut self) -> LeaseState {
         let left_s = self.expires_at_s.saturating_sub(now_s());
-        if left_s <= 0 {
+        if left_s.saturating_add(self.grace_s) <= 0 {
             return LeaseState::Expired {
                 seconds_ago: left_s.saturating_neg(),
             };
@@ -122,14 +126,20 @@ impl Lease {
         }
         self.schedule(left_s);
         if ending {
-            LeaseState::Ending { seconds_left: left_s }
+            LeaseState::Ending {
+                seconds_left: left_s.max(0),
+            }
         } else {
             LeaseState::Valid
         }
     }
 
     fn schedule(&mut self, left_s: i64) {
-        let until_s = if self.warns { left_s - WARNING_S } else { left_s };
+        let until_s = if self.warns {
+            left_s.saturating_sub(WARNING_S)
+        } else {
+            left_s.saturating_add(self.grace_s)
+        };
         let until = Duration::from_secs(u64::try_from(until_s).unwrap_or(0));
         self.next_check = Instant::now() + until.min(LONGEST_CHECK);
     }
@@ -151,7 +161,7 @@ mod tests {
     #[test]
     fn a_lease_is_looked_at_when_it_warns_when_it_ends_and_every_five_minutes() {
         for (left_s, due) in [(4, 4), (30, 30), (31, 1), (100, 70), (10_000, 300)] {
-            let lease = Lease::new(now_s() + left_s);
+            let lease = Lease::new(now_s() + left_s, 0);
             assert!(
                 (due..=due + 1).contains(&due_in_s(&lease)),
                 "{left_s} s left: {}",
@@ -164,6 +174,7 @@ mod tests {
     fn a_lease_warns_once_and_only_if_there_was_time_to() {
         let mut lease = Lease {
             expires_at_s: now_s() + 30,
+            grace_s: 0,
             warns: true,
             next_check: Instant::now(),
         };
@@ -174,13 +185,14 @@ mod tests {
             }
         ));
         assert_eq!(lease.check(), LeaseState::Valid);
-        assert_eq!(Lease::new(now_s() + 4).check(), LeaseState::Valid);
+        assert_eq!(Lease::new(now_s() + 4, 0).check(), LeaseState::Valid);
     }
 
     #[test]
     fn a_lease_is_over_in_the_second_of_its_end() {
         let over = |ago_s| Lease {
             expires_at_s: now_s() - ago_s,
+            grace_s: 0,
             warns: false,
             next_check: Instant::now(),
         };
@@ -195,10 +207,31 @@ mod tests {
     }
 
     #[test]
-    fn a_token_that_never_ends_is_no_overflow() {
-        assert_eq!(Lease::new(i64::MAX).check(), LeaseState::Valid);
+    fn a_lease_with_a_grace_ends_later_and_warns_no_later() {
+        let lease = |left_s| Lease {
+            expires_at_s: now_s() + left_s,
+            grace_s: 60,
+            warns: true,
+            next_check: Instant::now(),
+        };
+        assert!((70..=71).contains(&due_in_s(&Lease::new(now_s() + 100, 60))));
+        let mut warned = lease(30);
+        assert!(matches!(warned.check(), LeaseState::Ending { .. }));
+        assert!((90..=91).contains(&due_in_s(&warned)));
+        // The machine slept through the expiry.
+        assert_eq!(lease(-5).check(), LeaseState::Ending { seconds_left: 0 });
         assert!(matches!(
-            Lease::new(i64::MIN).check(),
+            lease(-60).check(),
+            LeaseState::Expired { seconds_ago: 60..=61 }
+        ));
+        assert_eq!(Lease::new(i64::MAX, i64::MAX).check(), LeaseState::Valid);
+    }
+
+    #[test]
+    fn a_token_that_never_ends_is_no_overflow() {
+        assert_eq!(Lease::new(i64::MAX, 0).check(), LeaseState::Valid);
+        assert!(matches!(
+            Lease::new(i64::MIN, 0).check(),
             LeaseState::Expired {
                 seconds_ago: i64::MAX
             }

@@ -7,7 +7,7 @@ use crate::database_url::database_url;
 use crate::limits::Limits;
 use crate::options::Options;
 use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, parse, text};
-use crate::token::{ClaimRules, Verifier};
+use crate::token::{ClaimRules, KeySet, Keys, Verifier};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +91,8 @@ pub struct Config {
     pub changes: ChangesConfig,
     /// Checks tokens of connections and channels.
     pub verifier: Verifier,
+    /// A channel whose token has expired is closed this many seconds later (`protocol.md 4.2` has 0).
+    pub token_grace_s: i64,
     /// None: `/metrics` is open.
     pub metrics_access: Option<MetricsAccess>,
     /// Delay of a refused connect (`protocol.md 1.4`).
@@ -143,10 +145,6 @@ impl Config {
     /// # Errors
     /// A value that means nothing, or one that is missing.
     pub fn from_options(options: &Options) -> Result<Self, ConfigError> {
-        let secret = text(&options.api_jwt_secret).ok_or(ConfigError::Missing {
-            variable: "API_JWT_SECRET",
-            remedy: "give it the project's JWT secret, the one that signs the anon key",
-        })?;
         Ok(Self {
             listen: Listen {
                 address: text(&options.host)
@@ -175,7 +173,8 @@ impl Config {
                     600_000,
                 )?,
             },
-            verifier: Verifier::new(secret, claim_rules(&options.jwt_claim_validators)?),
+            verifier: Verifier::new(keys(options)?, claim_rules(&options.jwt_claim_validators)?),
+            token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
             metrics_access: text(&options.metrics_jwt_secret).map(|secret| MetricsAccess {
                 secret: Secret::new(secret),
                 blocked: text(&options.metrics_token_blocklist)
@@ -307,6 +306,26 @@ pub fn log_format(raw: &Option<String>) -> Result<LogFormat, ConfigError> {
         None | Some("text") => Ok(LogFormat::Text),
         Some("json") => Ok(LogFormat::Json),
         Some(other) => Err(invalid("WALCAST_LOG_FORMAT", "`text` or `json`", other)),
+    }
+}
+
+fn keys(options: &Options) -> Result<Keys, ConfigError> {
+    let secrets = [&options.api_jwt_secret, &options.api_jwt_secret_next];
+    let mut keys = Keys::of_secrets(secrets.into_iter().filter_map(text));
+    if let Some(set) = text(&options.api_jwt_jwks) {
+        let set = KeySet::parse(set).map_err(|error| ConfigError::InvalidSecret {
+            variable: "API_JWT_JWKS",
+            expected: format!("a JSON Web Key Set, {{\"keys\":[…]}} or the bare array, but {error}"),
+        })?;
+        keys = keys.with_set(set);
+    }
+    if keys.can_verify() {
+        Ok(keys)
+    } else {
+        Err(ConfigError::Missing {
+            variable: "API_JWT_SECRET",
+            remedy: "give it the project's JWT secret, the one that signs the anon key; or give API_JWT_JWKS the project's keys",
+        })
     }
 }
 

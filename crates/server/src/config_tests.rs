@@ -51,6 +51,21 @@ fn a_wrong_value_is_refused_in_one_sentence_that_names_its_variable() {
             "JWT_CLAIM_VALIDATORS must be a JSON object such as {\"iss\":\"https://example.com\"}, but is `[1]`",
         ),
         (
+            "API_JWT_JWKS",
+            "hunter2",
+            "API_JWT_JWKS must be a JSON Web Key Set, {\"keys\":[…]} or the bare array, but it is not JSON (line 1, column 1)",
+        ),
+        (
+            "API_JWT_JWKS",
+            r#"{"kty":"oct","kid":"a","k":"hunter2"}"#,
+            "API_JWT_JWKS must be a JSON Web Key Set, {\"keys\":[…]} or the bare array, but it is neither an array nor an object with the array `keys`",
+        ),
+        (
+            "WALCAST_TOKEN_GRACE_S",
+            "1.5",
+            "WALCAST_TOKEN_GRACE_S must be a whole number from 0 to 86400, but is `1.5`",
+        ),
+        (
             "WALCAST_CREATE_PUBLICATION",
             "2",
             "WALCAST_CREATE_PUBLICATION must be true or false, but is `2`",
@@ -82,12 +97,50 @@ fn a_wrong_value_is_refused_in_one_sentence_that_names_its_variable() {
 }
 
 #[test]
-fn without_the_jwt_secret_nothing_is_served() {
-    let error = Config::from_options(&Options::default()).unwrap_err();
-    assert!(
-        error.to_string().starts_with("API_JWT_SECRET is not set"),
-        "{error}"
-    );
+fn without_any_key_nothing_is_served() {
+    let config = |variables: &[(&str, &str)]| {
+        let options = Options::from_environment(variables.iter().copied()).unwrap();
+        Config::from_options(&options).map(|_| ())
+    };
+    let unusable = r#"{"keys":[{"kty":"oct","kid":"a","k":""}]}"#;
+    for (variables, works) in [
+        (vec![], false),
+        (vec![("API_JWT_JWKS", r#"{"keys":[]}"#)], false),
+        (vec![("API_JWT_JWKS", unusable)], false),
+        (
+            vec![("API_JWT_JWKS", r#"[{"kty":"oct","kid":"a","k":"c2VjcmV0"}]"#)],
+            true,
+        ),
+        (vec![("API_JWT_SECRET", ""), ("API_JWT_SECRET_NEXT", "s")], true),
+        (vec![("API_JWT_SECRET", "s"), ("API_JWT_JWKS", unusable)], true),
+        (vec![("API_JWT_SECRET", "s"), ("API_JWT_JWKS", "")], true),
+    ] {
+        let said = config(&variables).map_err(|error| error.to_string());
+        match said {
+            Ok(()) => assert!(works, "{variables:?}"),
+            Err(error) => {
+                assert!(
+                    !works && error.starts_with("API_JWT_SECRET is not set"),
+                    "{variables:?}: {error}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn both_secrets_of_a_rotation_sign_valid_tokens() {
+    let config = config(&[("API_JWT_SECRET_NEXT", "next")]).unwrap();
+    for (secret, valid) in [("secret", true), ("next", true), ("other", false)] {
+        let token = crate::mint::mint(&crate::mint::TokenOptions {
+            api_jwt_secret: Some(secret.to_owned()),
+            role: "anon".to_owned(),
+            sub: None,
+            lifetime: 60,
+            claims: None,
+        });
+        assert_eq!(config.verifier.verify(&token.unwrap()).is_ok(), valid, "{secret}");
+    }
 }
 
 #[test]
@@ -148,6 +201,8 @@ fn secrets_are_not_in_debug_output() {
         config(&[
             ("DB_PASSWORD", "hunter2"),
             ("API_JWT_SECRET", "hunter3"),
+            ("API_JWT_SECRET_NEXT", "hunter7"),
+            ("API_JWT_JWKS", r#"[{"kty":"oct","kid":"a","k":"hunter78"}]"#),
             ("METRICS_JWT_SECRET", "hunter4"),
             ("METRICS_TOKEN_BLOCKLIST", "hunter5,hunter6"),
         ])

@@ -141,7 +141,7 @@ impl Attempt {
             Some(self.cast(wish, &credentials, &payload).await?)
         };
         let (casting, outcome) = casting.unzip();
-        let lease = Lease::new(credentials.claims.expires_at_s);
+        let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let relay = self.relay(&payload);
         let channel = Channel {
             join_ref: self.join_ref,

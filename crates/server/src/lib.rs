@@ -12,6 +12,7 @@
 //! It is a library so that tests run the real server in their own process: [`serve::run`].
 
 pub mod accept;
+pub mod authorize;
 mod casting;
 pub mod channel;
 mod closing;

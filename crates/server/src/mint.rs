@@ -85,7 +85,7 @@ fn json_object(text: &str) -> Result<Map<String, Value>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::token::{ClaimRules, Verifier};
+    use crate::token::{ClaimRules, Keys, Verifier};
 
     fn options() -> TokenOptions {
         TokenOptions {
@@ -100,7 +100,7 @@ mod tests {
     #[test]
     fn a_minted_token_is_accepted_until_its_lifetime_is_over() {
         let token = mint(&options()).unwrap();
-        let verifier = Verifier::new("secret", ClaimRules::default());
+        let verifier = Verifier::new(Keys::of_secrets(["secret"]), ClaimRules::default());
         let claims = verifier.verify(&token).unwrap();
         assert_eq!(claims.role.as_deref(), Some("authenticated"));
         let json: Value = serde_json::from_str(&claims.json).unwrap();

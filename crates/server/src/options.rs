@@ -108,6 +108,17 @@ pub struct Options {
     /// The project's JWT secret, which signs its API keys and user tokens
     #[arg(long, env = "API_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub api_jwt_secret: Option<String>,
+    /// A second secret whose signatures count too, while a rotation lasts
+    #[arg(
+        long,
+        env = "API_JWT_SECRET_NEXT",
+        hide_env_values = true,
+        value_name = "SECRET"
+    )]
+    pub api_jwt_secret_next: Option<String>,
+    /// Keys that tokens name by `kid`, as a JSON Web Key Set: {"keys":[…]} or the bare array
+    #[arg(long, env = "API_JWT_JWKS", hide_env_values = true, value_name = "JSON")]
+    pub api_jwt_jwks: Option<String>,
     /// When set, /metrics requires a JWT signed with it
     #[arg(
         long,
@@ -132,6 +143,14 @@ pub struct Options {
         value_name = "JSON"
     )]
     pub jwt_claim_validators: Option<String>,
+    /// Seconds a channel stays after its token has expired, waiting for a fresh one [default: 0]
+    #[arg(
+        long,
+        env = "WALCAST_TOKEN_GRACE_S",
+        hide_env_values = true,
+        value_name = "SECONDS"
+    )]
+    pub token_grace_s: Option<String>,
 
     /// Delay before a refused connect is answered [default: 2000]
     #[arg(

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use crate::config::MetricsAccess;
 use crate::metrics;
 use crate::serve::Server;
-use crate::token::{ClaimRules, Verifier};
+use crate::token::{ClaimRules, Keys, Verifier};
 
 /// The handler.
 pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
@@ -40,7 +40,8 @@ fn may_read(access: &MetricsAccess, headers: &HeaderMap) -> bool {
         tracing::warn!("metrics refused: the token is in METRICS_TOKEN_BLOCKLIST");
         return false;
     }
-    match Verifier::new(access.secret.expose(), ClaimRules::default()).verify_admin(token) {
+    let keys = Keys::of_secrets([access.secret.expose()]);
+    match Verifier::new(keys, ClaimRules::default()).verify_admin(token) {
         Ok(()) => true,
         Err(error) => {
             tracing::warn!(%error, "metrics refused: sign the token with METRICS_JWT_SECRET");

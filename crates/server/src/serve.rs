@@ -145,6 +145,9 @@ pub async fn run_with(
     let replication = walcast_replication::Config::from_url(url.expose())
         .map_err(|error| ServeError::ReplicationUrl(error.to_string()))?;
     let pool = pool(&config)?;
+    for warning in config.verifier.warnings() {
+        tracing::warn!(warning, "a key of API_JWT_JWKS is left out");
+    }
     let recorder = metrics::recorder()?;
     let rates = Rates::new(&config.limits);
     let server = Arc::new(Server {

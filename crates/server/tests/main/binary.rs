@@ -5,11 +5,11 @@ use std::process::{Output, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
 use tokio::process::{Child, ChildStderr, Command};
-use walcast::token::{ClaimRules, Verifier};
+use walcast::token::{ClaimRules, Keys, Verifier};
 
 use crate::server::{PATIENCE, SECRET};
 
-fn walcast() -> Command {
+pub(crate) fn walcast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
     command.env_clear().kill_on_drop(true);
     command
@@ -57,7 +57,7 @@ async fn a_minted_token_is_one_the_server_takes() {
     ];
     let output = run(walcast().env("API_JWT_SECRET", SECRET).args(arguments)).await;
     let token = String::from_utf8(output.stdout).unwrap();
-    let claims = Verifier::new(SECRET, ClaimRules::default())
+    let claims = Verifier::new(Keys::of_secrets([SECRET]), ClaimRules::default())
         .verify(&token)
         .unwrap();
     assert_eq!(claims.role.as_deref(), Some("authenticated"));

@@ -20,7 +20,10 @@ mod database;
 mod frames;
 mod http;
 mod joins;
+mod key_sets;
 mod limits;
 mod migrations;
 mod server;
+#[path = "../../src/token/signing.rs"]
+mod signing;
 mod tokens;

@@ -73,30 +73,12 @@ impl Walcast {
     }
 
     pub(crate) async fn socket_as(&self, vsn: &str, key: &str) -> Client {
-        let tcp = TcpStream::connect(self.address).await.unwrap();
-        let url = format!("ws://realtime-dev.localhost/socket/websocket?apikey={key}&vsn={vsn}");
-        let (stream, _) = tokio_tungstenite::client_async(url, tcp).await.unwrap();
-        Client { stream }
+        Client::connect(self.address, vsn, key).await
     }
 
     /// One HTTP request on a connection of its own.
     pub(crate) async fn request(&self, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
-        let mut tcp = TcpStream::connect(self.address).await.unwrap();
-        let mut request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n");
-        if !headers.iter().any(|(name, _)| *name == "connection") {
-            request += "connection: close\r\n";
-        }
-        for (name, value) in headers {
-            request += &format!("{name}: {value}\r\n");
-        }
-        request += "\r\n";
-        tcp.write_all(request.as_bytes()).await.unwrap();
-        let mut answer = Vec::new();
-        tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut answer))
-            .await
-            .unwrap()
-            .unwrap();
-        Response::parse(&String::from_utf8(answer).unwrap())
+        request(self.address, method, target, headers).await
     }
 
     pub(crate) async fn get(&self, target: &str) -> Response {
@@ -108,6 +90,31 @@ impl Drop for Walcast {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// One HTTP request on a connection of its own.
+pub(crate) async fn request(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+) -> Response {
+    let mut tcp = TcpStream::connect(address).await.unwrap();
+    let mut request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n");
+    if !headers.iter().any(|(name, _)| *name == "connection") {
+        request += "connection: close\r\n";
+    }
+    for (name, value) in headers {
+        request += &format!("{name}: {value}\r\n");
+    }
+    request += "\r\n";
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
+    Response::parse(&String::from_utf8(answer).unwrap())
 }
 
 #[derive(Debug)]
@@ -143,6 +150,13 @@ pub(crate) struct Client {
 }
 
 impl Client {
+    pub(crate) async fn connect(address: SocketAddr, vsn: &str, key: &str) -> Self {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let url = format!("ws://realtime-dev.localhost/socket/websocket?apikey={key}&vsn={vsn}");
+        let (stream, _) = tokio_tungstenite::client_async(url, tcp).await.unwrap();
+        Self { stream }
+    }
+
     pub(crate) async fn send(&mut self, text: &str) {
         self.stream.send(Message::text(text)).await.unwrap();
     }

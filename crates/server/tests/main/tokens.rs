@@ -22,6 +22,7 @@ async fn section_4_3_tokens_that_close_the_channel() {
         ),
         (String::new(), "The token provided is not a valid JWT"),
         ("not-a-jwt".to_owned(), "The token provided is not a valid JWT"),
+        ("sb".to_owned(), "The token provided is not a valid JWT"),
         (forged(), ":signature_error"),
         (sign_raw(r#"{"alg":"RS256"}"#, "{}"), ":error_generating_signer"),
     ];
@@ -40,6 +41,56 @@ async fn section_4_3_tokens_that_close_the_channel() {
             .await;
         assert_eq!(socket.receive().await[4]["response"]["reason"], "unmatched topic");
     }
+}
+
+#[tokio::test]
+async fn section_4_3_an_expired_token_closes_the_channel() {
+    let server = Walcast::start(&[]).await;
+    let mut socket = server.socket().await;
+    socket.join_ok("realtime:a", "1").await;
+    refresh(&mut socket, json!(user("u1", -60))).await;
+    let message = socket.receive().await[4]["message"].as_str().unwrap().to_owned();
+    assert!(
+        matches!(
+            &*message,
+            "Token has expired 60 seconds ago" | "Token has expired 61 seconds ago"
+        ),
+        "{message}"
+    );
+    socket
+        .expect(json!(["1", "1", "realtime:a", "phx_close", {}]))
+        .await;
+}
+
+#[tokio::test]
+async fn a_claim_that_breaks_a_configured_rule_is_refused_everywhere() {
+    let server = Walcast::start(&[("JWT_CLAIM_VALIDATORS", r#"{"iss":"me"}"#)]).await;
+    let with_issuer = |issuer: &str| sign(&json!({"role": "anon", "exp": now_s() + 60, "iss": issuer}));
+    let response = server
+        .get(&format!(
+            "/socket/websocket?apikey={}&vsn=2.0.0",
+            with_issuer("you")
+        ))
+        .await;
+    assert_eq!(
+        (response.status, &*response.body),
+        (500, r#"{"error":"Error connecting to Realtime"}"#)
+    );
+
+    // A token without the claim passes, and so does one that has the value.
+    let mut socket = server.socket().await;
+    socket.join_ok("realtime:a", "1").await;
+    refresh(&mut socket, json!(with_issuer("me"))).await;
+    socket.expect_silence().await;
+    let payload = json!({"config": {}, "access_token": with_issuer("you")});
+    let (_, response) = socket.join("realtime:b", "2", payload).await;
+    assert_eq!(response["reason"], "Unknown Error on Channel");
+    refresh(&mut socket, json!(with_issuer("you"))).await;
+    assert_eq!(
+        socket.receive().await[4]["message"],
+        r#"The claim `iss` of the token is not valid: it must be "me""#
+    );
+    assert_eq!(socket.receive().await[3], "phx_close");
 }
 
 #[tokio::test]
@@ -136,6 +187,44 @@ async fn section_4_2_a_fresh_token_in_time_keeps_the_channel() {
     refresh(&mut socket, json!(user("u1", 600))).await;
     // The other channel's end tells that the time is over.
     assert_eq!(socket.receive().await[2], "realtime:b");
+    assert_eq!(socket.receive().await[3], "phx_close");
+    socket
+        .send_json(json!(["1", "5", "realtime:a", "phx_leave", {}]))
+        .await;
+    assert_eq!(socket.receive().await[4]["status"], "ok");
+}
+
+#[tokio::test]
+async fn with_a_grace_a_channel_outlives_its_token_and_a_fresh_one_saves_it() {
+    let server = Walcast::start(&[("WALCAST_TOKEN_GRACE_S", "2")]).await;
+    let mut socket = server.socket().await;
+    let began_s = now_s();
+    let token = |expires_s: i64| sign(&json!({"role": "anon", "exp": began_s + expires_s}));
+    for (topic, reference, expires_s) in [
+        ("realtime:lost", "8", 2),
+        ("realtime:a", "1", 4),
+        ("realtime:later", "9", 5),
+    ] {
+        let payload = json!({"config": {}, "access_token": token(expires_s)});
+        let (status, _) = socket.join(topic, reference, payload).await;
+        assert_eq!(status, "ok");
+    }
+    let system = json!({"extension": "system", "status": "error", "message": "Token has expired 2 seconds ago", "channel": "lost"});
+    socket
+        .expect(json!(["8", null, "realtime:lost", "system", system]))
+        .await;
+    assert_eq!(socket.receive().await[3], "phx_close");
+
+    // The other channel's token has expired now. It joins nothing, but its channel can still be given a fresh one.
+    let payload = json!({"config": {}, "access_token": token(4)});
+    let (_, response) = socket.join("realtime:b", "3", payload).await;
+    let reason = response["reason"].as_str().unwrap();
+    assert!(
+        reason.starts_with("InvalidJWTToken: Token has expired "),
+        "{reason}"
+    );
+    refresh(&mut socket, json!(user("u1", 600))).await;
+    assert_eq!(socket.receive().await[2], "realtime:later");
     assert_eq!(socket.receive().await[3], "phx_close");
     socket
         .send_json(json!(["1", "5", "realtime:a", "phx_leave", {}]))
