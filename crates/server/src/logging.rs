@@ -1,20 +1,32 @@
 //! Where log lines go and how they look.
 
-use tracing_subscriber::EnvFilter;
+use tracing::{Level, Metadata};
+use tracing_subscriber::filter::FilterFn;
+use tracing_subscriber::layer::{Layer, SubscriberExt};
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, fmt, registry};
 
 use crate::config::LogFormat;
 
 /// Starts logging to standard error. Does nothing when the process logs already.
 pub fn start(directives: &str, format: LogFormat) {
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr);
-    let started = match format {
-        LogFormat::Text => lines.with_target(false).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_target(false).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
+    let started = registry()
+        .with(filter)
+        .with(FilterFn::new(holds_no_frame))
+        .with(lines)
+        .try_init();
     if let Err(error) = started {
         tracing::debug!(%error, "logging was started before");
     }
+}
+
+/// tungstenite shows frames and handshakes whole at this level, and both hold tokens.
+fn holds_no_frame(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() < Level::TRACE || !metadata.target().starts_with("tungstenite")
 }

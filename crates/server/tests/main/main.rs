@@ -26,4 +26,5 @@ mod migrations;
 mod server;
 #[path = "../../src/token/signing.rs"]
 mod signing;
+mod silence;
 mod tokens;
