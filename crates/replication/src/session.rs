@@ -4,6 +4,8 @@ use crate::config::{Config, SslMode};
 use crate::error::{CREATING_SLOT, STARTING, StreamError};
 use crate::login::log_in;
 use crate::lsn::Lsn;
+use crate::publication;
+use crate::stream::TablePublication;
 use crate::transport::Transport;
 use crate::wire::{Backend, Wire};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -30,6 +32,7 @@ pub(crate) struct Session {
 pub(crate) struct Wanted<'a> {
     pub(crate) publications: &'a [String],
     pub(crate) create_publication: bool,
+    pub(crate) table_publications: &'a [TablePublication],
     pub(crate) slot: &'a str,
     pub(crate) max_message_bytes: usize,
 }
@@ -37,6 +40,8 @@ pub(crate) struct Wanted<'a> {
 /// A session that is logged in and does not stream yet.
 pub(crate) struct Prepared {
     wire: Wire,
+    /// Those that are there.
+    publications: Vec<String>,
     cancel_key: Bytes,
     sender_timeout: Option<Duration>,
 }
@@ -60,22 +65,30 @@ impl Prepared {
             connected => connected,
         }?;
         wire.max_message_bytes = wanted.max_message_bytes;
-        let sender_timeout = bounded(config, async {
+        let (sender_timeout, publications) = bounded(config, async {
             query(&mut wire, "setting the time zone", SETTINGS_OF_DATABASE).await?;
             // The slot comes after the publication: decoding a change that was made before the publication existed
             // would end the stream for good (`database.md 9.9`).
+            let mut publications = wanted.publications.to_vec();
             for publication in wanted.publications {
-                ensure_publication(&mut wire, publication, wanted.create_publication).await?;
+                publication::ensure(&mut wire, publication, wanted.create_publication).await?;
+            }
+            for publication in wanted.table_publications {
+                if publication::ensure_for_table(&mut wire, publication).await? {
+                    publications.push(publication.name.clone());
+                }
             }
             let answer = query(&mut wire, "reading wal_sender_timeout", SENDER_TIMEOUT).await?;
             let timeout_ms = answer
                 .first()
                 .and_then(|row| row.first()?.as_deref()?.parse::<u64>().ok());
-            Ok(timeout_ms.filter(|limit| *limit > 0).map(Duration::from_millis))
+            let timeout = timeout_ms.filter(|limit| *limit > 0).map(Duration::from_millis);
+            Ok((timeout, publications))
         })
         .await?;
         Ok(Self {
             wire,
+            publications,
             cancel_key,
             sender_timeout,
         })
@@ -108,7 +121,7 @@ impl Prepared {
             .first()
             .and_then(|row| row.get(1)?.as_deref()?.parse().ok())
             .ok_or_else(|| StreamError::Protocol("the answer to CREATE_REPLICATION_SLOT".to_owned()))?;
-        start_replication(&mut self.wire, wanted).await?;
+        start_replication(&mut self.wire, wanted.slot, &self.publications).await?;
         Ok(Session {
             wire: self.wire,
             start,
@@ -172,54 +185,11 @@ pub(crate) async fn cancel(config: &Config, cancel_key: &[u8]) -> Result<(), Str
     Ok(())
 }
 
-async fn ensure_publication(wire: &mut Wire, name: &str, create: bool) -> Result<(), StreamError> {
-    let exists = format!(
-        "SELECT 1 FROM pg_catalog.pg_publication WHERE pubname = {}",
-        quote_literal(name)
-    );
-    if !query(wire, "looking for the publication", &exists)
-        .await?
-        .is_empty()
-    {
-        return Ok(());
-    }
-    let missing = |cause: String| StreamError::NoPublication {
-        name: name.to_owned(),
-        cause,
-    };
-    if !create {
-        return Err(missing("creating it is switched off".to_owned()));
-    }
-    match query(
-        wire,
-        "creating the publication",
-        &format!("CREATE PUBLICATION {}", quote_identifier(name)),
-    )
-    .await
-    {
-        // Somebody else was faster.
-        Err(StreamError::Postgres { code, .. }) if matches!(&*code, "42710" | "23505") => Ok(()),
-        Err(StreamError::Postgres { message, .. }) => Err(missing(message)),
-        Err(error) => Err(error),
-        Ok(_) => {
-            tracing::info!(
-                publication = name,
-                "created the empty publication; add tables to it to offer their changes"
-            );
-            Ok(())
-        }
-    }
-}
-
-async fn start_replication(wire: &mut Wire, wanted: &Wanted<'_>) -> Result<(), StreamError> {
-    let names: Vec<String> = wanted
-        .publications
-        .iter()
-        .map(|name| quote_identifier(name))
-        .collect();
+async fn start_replication(wire: &mut Wire, slot: &str, publications: &[String]) -> Result<(), StreamError> {
+    let names: Vec<String> = publications.iter().map(|name| quote_identifier(name)).collect();
     let command = format!(
         "START_REPLICATION SLOT {} LOGICAL 0/0 (proto_version '1', publication_names {})",
-        quote_identifier(wanted.slot),
+        quote_identifier(slot),
         quote_literal(&names.join(","))
     );
     let mut out = BytesMut::new();
@@ -237,7 +207,7 @@ async fn start_replication(wire: &mut Wire, wanted: &Wanted<'_>) -> Result<(), S
 }
 
 /// Runs a statement of the simple protocol and returns its rows as text.
-async fn query(
+pub(crate) async fn query(
     wire: &mut Wire,
     doing: &'static str,
     statement: &str,
@@ -291,10 +261,10 @@ pub(crate) fn unexpected(tag: u8) -> StreamError {
     StreamError::Protocol(format!("a message of kind {:?}", char::from(tag)))
 }
 
-fn quote_literal(text: &str) -> String {
+pub(crate) fn quote_literal(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-fn quote_identifier(name: &str) -> String {
+pub(crate) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

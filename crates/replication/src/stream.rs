@@ -38,6 +38,8 @@ pub struct StreamOptions {
     pub publications: Vec<String>,
     /// Create a missing publication, empty, if the role may.
     pub create_publication: bool,
+    /// Publications of one table each, made or corrected if the role may. Without one the stream runs without it.
+    pub table_publications: Vec<TablePublication>,
     /// Begin of the slot's name; a random suffix makes it unique. Lower-case letters, digits and `_`.
     pub slot_prefix: String,
     /// Events that may wait for the consumer.
@@ -54,11 +56,23 @@ pub struct StreamOptions {
     pub max_message_bytes: usize,
 }
 
+/// A publication that holds one table, with its partitions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TablePublication {
+    /// The publication.
+    pub name: String,
+    /// The table's schema.
+    pub schema: String,
+    /// The table.
+    pub table: String,
+}
+
 impl Default for StreamOptions {
     fn default() -> Self {
         Self {
             publications: vec!["supabase_realtime".to_owned()],
             create_publication: true,
+            table_publications: Vec::new(),
             slot_prefix: "walcast".to_owned(),
             queue_changes: 4_096,
             queue_bytes: 32 * 1024 * 1024,
@@ -210,6 +224,7 @@ async fn connection(
     let wanted = Wanted {
         publications: &options.publications,
         create_publication: options.create_publication,
+        table_publications: &options.table_publications,
         slot: &slot,
         max_message_bytes: options.max_message_bytes,
     };

@@ -2,7 +2,7 @@
 
 use crate::server::{Database, database};
 use crate::watched::{Everything, Watched, eager, soon};
-use walcast_replication::{Config, Event, StreamError, StreamOptions};
+use walcast_replication::{Config, Event, StreamError, StreamOptions, TablePublication};
 use walcast_testkit::Postgres;
 
 #[tokio::test]
@@ -177,4 +177,67 @@ async fn ready_means_that_no_later_commit_is_missed_even_of_a_transaction_that_w
         ["INSERT t (2)"],
         "the stream says it runs only when the slot can see everything"
     );
+}
+
+fn messages() -> StreamOptions {
+    StreamOptions {
+        table_publications: vec![TablePublication {
+            name: "messages".to_owned(),
+            schema: "casts".to_owned(),
+            table: "messages".to_owned(),
+        }],
+        ..eager()
+    }
+}
+
+const MESSAGES: &str = "
+    create schema casts;
+    create table casts.messages (id int, day int) partition by list (day);
+    create table casts.messages_1 partition of casts.messages for values in (1);
+    create table other (id int);";
+
+#[tokio::test]
+async fn a_publication_of_one_table_is_made_or_corrected_and_streams_its_partitions() {
+    let before = [
+        "",
+        "create publication messages",
+        "create publication messages for table other",
+        "create publication messages for table casts.messages, other",
+    ];
+    for publication in before {
+        let database = database().await;
+        database.run(&format!("{MESSAGES} {publication}")).await;
+        let mut watched = Watched::start_with(&database.url(), messages(), Everything).await;
+        database
+            .run(
+                "insert into other values (1); insert into casts.messages values (2, 1);
+                  create table casts.messages_2 partition of casts.messages for values in (2);
+                  insert into casts.messages values (3, 2)",
+            )
+            .await;
+        assert_eq!(
+            watched.rows(2).await,
+            ["INSERT messages_1 (2, 1)", "INSERT messages_2 (3, 2)"],
+            "{publication}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn without_its_table_or_the_right_to_make_it_the_stream_runs_without_a_publication() {
+    let database = database().await;
+    database
+        .run("create table t (id int); create publication supabase_realtime for table t")
+        .await;
+    let mut watched = Watched::start_with(&database.url(), messages(), Everything).await;
+    database.run("insert into t values (1)").await;
+    assert_eq!(watched.rows(1).await, ["INSERT t (1)"]);
+    database.run(MESSAGES).await;
+    database
+        .run("drop role if exists streamer; create role streamer login replication password 'secret'")
+        .await;
+    let mut watched =
+        Watched::start_with(&database.url_as("streamer", "secret"), messages(), Everything).await;
+    database.run("insert into t values (2)").await;
+    assert_eq!(watched.rows(1).await, ["INSERT t (2)"]);
 }
