@@ -4,6 +4,7 @@ use crate::engine::{Context, Status};
 use crate::notice;
 use crate::subscription::Subscriber;
 use crate::table::Item;
+use crate::visibility::VisibilityError;
 use metrics::{counter, gauge};
 use std::sync::Arc;
 use std::time::Duration;
@@ -67,11 +68,14 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
 }
 
 async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Change) {
+    context.tapped.offer(&change);
     let oid = change.relation.oid;
     if !context.registry.is_matched(&change.relation) {
         context.registry.begin_match(&change.relation);
-        if match_names(context, &change.relation, change.transaction.xid).await {
-            context.registry.end_match(oid);
+        match match_names(context, &change.relation, change.transaction.xid).await {
+            Matched::Done => context.registry.end_match(oid, true),
+            Matched::NotOffered => context.registry.end_match(oid, false),
+            Matched::Failed => {}
         }
     }
     let Some(table) = context.registry.table(oid) else {
@@ -97,9 +101,18 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
         .await;
 }
 
+/// What became of a comparison of a relation's name with bindings.
+enum Matched {
+    Done,
+    /// It is streamed for other reasons than the publication that people subscribe to.
+    NotOffered,
+    /// It has to be tried again.
+    Failed,
+}
+
 /// A relation whose name is new to us: created, renamed or published after its listeners joined, or listened to by
-/// others only. Everybody whose bindings name it is attached to it. Says whether that could be done.
-async fn match_names(context: &Arc<Context>, relation: &Relation, xid: u32) -> bool {
+/// others only. Everybody whose bindings name it is attached to it.
+async fn match_names(context: &Arc<Context>, relation: &Relation, xid: u32) -> Matched {
     let named: Vec<(Arc<Subscriber>, Vec<usize>)> = context
         .registry
         .subscribers()
@@ -111,21 +124,29 @@ async fn match_names(context: &Arc<Context>, relation: &Relation, xid: u32) -> b
         .filter(|(_, bindings)| !bindings.is_empty())
         .collect();
     if named.is_empty() {
-        return true;
+        return Matched::Done;
     }
     // The catalog must show what the transaction did that this change is part of; what was read before it is old.
-    if let Err(error) = context.asker.settled(xid).await {
-        tracing::error!(
-            schema = %relation.schema, table = %relation.name, %error,
-            "changes of a table that appeared were not delivered"
-        );
-        for (subscriber, _) in named {
-            subscriber.deliver(notice::missed(
-                &subscriber,
-                "the database could not be asked about a table that appeared",
-            ));
+    let is_published = async {
+        context.asker.settled(xid).await?;
+        Ok::<_, VisibilityError>(context.is_published(relation).await?)
+    };
+    match is_published.await {
+        Ok(true) => {}
+        Ok(false) => return Matched::NotOffered,
+        Err(error) => {
+            tracing::error!(
+                schema = %relation.schema, table = %relation.name, %error,
+                "changes of a table that appeared were not delivered"
+            );
+            for (subscriber, _) in named {
+                subscriber.deliver(notice::missed(
+                    &subscriber,
+                    "the database could not be asked about a table that appeared",
+                ));
+            }
+            return Matched::Failed;
         }
-        return false;
     }
     context.forget_table(relation.oid);
     for (subscriber, bindings) in named {
@@ -140,7 +161,7 @@ async fn match_names(context: &Arc<Context>, relation: &Relation, xid: u32) -> b
             }
         }
     }
-    true
+    Matched::Done
 }
 
 fn held_bytes(change: &Change) -> usize {

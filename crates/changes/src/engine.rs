@@ -9,6 +9,7 @@ use crate::fresh::Fresh;
 use crate::policy::{self, Access};
 use crate::registry::{Attachment, Registry};
 use crate::subscription::{Request, Subscriber, Subscription};
+use crate::tap::{Tap, Tapped};
 use crate::validate;
 use crate::visibility::Asker;
 use sqlx::PgPool;
@@ -17,13 +18,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walcast_replication::{Stats, StreamOptions};
+use walcast_replication::{Relation, Stats, StreamOptions};
 
 /// How long an answer of the catalog serves further joins.
 const CATALOG_KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Settings of the engine.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     /// The publication that says which tables' changes are offered.
     pub publication: String,
@@ -39,6 +40,8 @@ pub struct Options {
     pub visibility_connections: u32,
     /// The stream's own settings.
     pub stream: StreamOptions,
+    /// Another reader of the stream.
+    pub tap: Option<Arc<dyn Tap>>,
 }
 
 impl Default for Options {
@@ -51,6 +54,7 @@ impl Default for Options {
             visibility_patience_ms: 15_000,
             visibility_connections: 2,
             stream: StreamOptions::default(),
+            tap: None,
         }
     }
 }
@@ -74,6 +78,7 @@ pub(crate) struct Context {
     pub(crate) options: Options,
     pub(crate) registry: Registry,
     pub(crate) asker: Asker,
+    pub(crate) tapped: Tapped,
     identities: Identities,
     published: Fresh<(Pattern, Pattern), Arc<Vec<u32>>>,
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
@@ -114,6 +119,14 @@ impl Context {
         self.facts.remove(|known| *known == oid);
         self.selectable.remove(|(known, _)| *known == oid);
         self.access.remove(|(known, _)| *known == oid);
+    }
+
+    /// Whether the publication offers a table. The stream may carry more than that publication.
+    pub(crate) async fn is_published(&self, relation: &Relation) -> Result<bool, sqlx::Error> {
+        let schema = Pattern::Exact(relation.schema.as_str().into());
+        let table = Pattern::Exact(relation.name.as_str().into());
+        let oids = catalog::published(&self.pool, &self.options.publication, &schema, &table).await?;
+        Ok(oids.contains(&relation.oid))
     }
 
     /// What `oid` means to some bindings of a subscriber, checked as at its join.
@@ -331,6 +344,7 @@ impl Changes {
             ..options.stream.clone()
         };
         let context = Arc::new(Context {
+            tapped: Tapped::new(options.tap.clone()),
             pool,
             options,
             registry: Registry::default(),
@@ -438,11 +452,12 @@ struct Listening(Arc<Context>);
 
 impl walcast_replication::Interest for Listening {
     fn wants(&self, relation_oid: u32) -> bool {
-        self.0.registry.wants(relation_oid)
+        self.0.registry.wants(relation_oid) || self.0.tapped.wants(relation_oid)
     }
 
-    fn announced(&self, relation: &walcast_replication::Relation) {
+    fn announced(&self, relation: &Relation) {
         self.0.registry.announced(relation);
+        self.0.tapped.announced(relation);
     }
 }
 

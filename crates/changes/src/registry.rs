@@ -59,6 +59,8 @@ struct Match {
     name: String,
     /// Until then changes of the relation have to be let through: somebody is perhaps being attached to it.
     is_complete: bool,
+    /// Whether it is in the publication; announced anew, it may be by now.
+    is_offered: bool,
 }
 
 impl Match {
@@ -107,14 +109,16 @@ impl Registry {
             schema: relation.schema.clone(),
             name: relation.name.clone(),
             is_complete: false,
+            is_offered: true,
         };
         self.matched.insert(relation.oid, begun);
     }
 
     /// The comparison is done, unless somebody came meanwhile who has to be compared too.
-    pub(crate) fn end_match(&self, oid: u32) {
+    pub(crate) fn end_match(&self, oid: u32, is_offered: bool) {
         if let Some(mut begun) = self.matched.get_mut(&oid) {
             begun.is_complete = true;
+            begun.is_offered = is_offered;
         }
     }
 
@@ -312,7 +316,8 @@ impl Interest for Registry {
 
     /// Under another name it may be one that somebody waits for, e.g. a new version of a table that takes its place.
     fn announced(&self, relation: &Relation) {
-        self.matched
-            .remove_if(&relation.oid, |_, known| !known.is_of(relation));
+        self.matched.remove_if(&relation.oid, |_, known| {
+            !known.is_of(relation) || !known.is_offered
+        });
     }
 }

@@ -1,7 +1,11 @@
 //! Several bindings on one channel, wildcards, selections (`protocol.md 7.1`, `7.4`).
 
-use crate::scene::{ALICE, Scene, all, role, service, table, user};
+use crate::scene::{ALICE, Scene, all, publish, role, service, table, user};
 use serde_json::{Value, json};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use walcast_changes::{Options, Tap};
+use walcast_replication::{Action, Change, Relation, StreamOptions, TablePublication, Value as RowValue};
 
 #[tokio::test]
 async fn entries_with_equal_selections_share_a_message_that_lists_their_ids_in_reverse() {
@@ -153,7 +157,7 @@ async fn names_are_shown_as_the_catalog_has_them() {
          alter table {quoted}.{quoted} enable row level security;
          create policy p on {quoted}.{quoted} for select using (pg_catalog.length(owner::text) = length(pg_catalog.current_setting('request.jwt.claims', true)::json ->> 'sub'));
          {}",
-        crate::scene::publish(&format!("{quoted}.{quoted}"))
+        publish(&format!("{quoted}.{quoted}"))
     );
     let scene = Scene::new(&setup).await;
     let entry = json!([{ "schema": name, "table": name, "filter": format!("{name}=eq.1") }]);
@@ -241,4 +245,62 @@ async fn one_bad_entry_makes_the_whole_subscription_fail() {
     let mut listener = scene.listen(role("anon", "x"), all("u")).await;
     scene.run("insert into u values (1)").await;
     assert_eq!(listener.id().await, 1);
+}
+
+/// Takes the rows of one table.
+struct Ears {
+    table: &'static str,
+    heard: mpsc::UnboundedSender<String>,
+}
+
+impl Tap for Ears {
+    fn wants(&self, relation: &Relation) -> bool {
+        relation.name == self.table
+    }
+
+    fn take(&self, change: &Change) {
+        let Action::Insert { new } = &change.action else {
+            return;
+        };
+        if let Some(RowValue::Text(text)) = new.get(0) {
+            let _: Result<_, _> = self.heard.send(text.to_owned());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_table_that_is_streamed_for_a_tap_is_nothing_for_a_wildcard_until_it_is_published() {
+    let (sender, mut heard) = mpsc::unbounded_channel();
+    let ears = Ears {
+        table: "tapped",
+        heard: sender,
+    };
+    let options = Options {
+        tap: Some(Arc::new(ears)),
+        stream: StreamOptions {
+            table_publications: vec![TablePublication {
+                name: "beside".to_owned(),
+                schema: "public".to_owned(),
+                table: "tapped".to_owned(),
+            }],
+            ..StreamOptions::default()
+        },
+        ..Options::default()
+    };
+    let setup = format!(
+        "create table tapped (id int primary key); {}",
+        table("other", "id int primary key")
+    );
+    let scene = Scene::with(&setup, options).await;
+    let mut listener = scene.listen(service(), json!([{ "schema": "public" }])).await;
+    scene
+        .run("insert into tapped values (1); insert into other values (2)")
+        .await;
+    assert_eq!(listener.id().await, 2);
+    assert_eq!(heard.recv().await.unwrap(), "1");
+    scene
+        .run(&format!("{} insert into tapped values (3)", publish("tapped")))
+        .await;
+    assert_eq!(listener.id().await, 3);
+    assert_eq!(heard.recv().await.unwrap(), "3");
 }
