@@ -58,6 +58,11 @@ impl Socket {
             } => {
                 self.settle(&topic, generation, &claims, reauthorized.map(|()| None));
             }
+            Done::ReplicationReady {
+                topic,
+                generation,
+                is_streaming,
+            } => self.announce_replication(&topic, generation, is_streaming),
             Done::Abandoned => {}
         }
     }

@@ -53,6 +53,8 @@ pub struct Accepted {
     pub response: String,
     /// How its subscription went, if it asked for changes.
     pub casting: Option<Result<(), Unfulfilled>>,
+    /// Whether it wants to know when database broadcasts flow.
+    pub awaits_replication: bool,
 }
 
 /// A join that was refused.
@@ -156,6 +158,9 @@ impl Attempt {
             channel: Box::new(channel),
             response,
             casting: outcome,
+            awaits_replication: payload
+                .config
+                .is_some_and(|config| config.broadcast.replication_ready),
         })
     }
 

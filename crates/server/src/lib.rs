@@ -33,6 +33,7 @@ pub mod options;
 pub mod outbox;
 pub mod rate;
 mod relay;
+mod replication_ready;
 mod route;
 pub mod scrape;
 pub mod serve;

@@ -74,6 +74,12 @@ pub(crate) enum Done {
         claims: Arc<Claims>,
         reauthorized: Result<(), Unfulfilled>,
     },
+    /// The wait for database broadcasts.
+    ReplicationReady {
+        topic: Arc<str>,
+        generation: u64,
+        is_streaming: bool,
+    },
     /// Work that nobody waits for any more.
     Abandoned,
 }
@@ -286,7 +292,12 @@ impl Socket {
             &accepted.response,
         );
         self.close_replaced(topic, joining.replaced);
-        let Accepted { channel, casting, .. } = accepted;
+        let Accepted {
+            channel,
+            casting,
+            awaits_replication,
+            ..
+        } = accepted;
         self.wake_by(channel.lease.next_check);
         self.topics.insert(
             Arc::clone(topic),
@@ -297,6 +308,9 @@ impl Socket {
         );
         if let Some(casting) = casting {
             self.announce_casting(topic, generation, &casting);
+        }
+        if awaits_replication {
+            self.await_replication(topic, generation);
         }
         joining.gate.open();
         joining

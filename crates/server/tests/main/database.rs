@@ -421,3 +421,23 @@ async fn a_role_that_may_not_migrate_is_told_which_grant_it_lacks() {
     );
     database.execute(&format!("drop role {role}")).await;
 }
+
+#[tokio::test]
+async fn section_3_5_a_channel_that_asks_hears_once_when_database_broadcasts_flow() {
+    let (_database, server) = start("").await;
+    let mut socket = server.socket().await;
+    let established = |reference: &str, topic: &str| {
+        json!([reference, null, format!("realtime:{topic}"), "system", {"extension": "system", "status": "ok",
+            "message": "Replication connection established", "channel": topic}])
+    };
+    // The server is starting at the first, and streams at the second.
+    for (topic, wish) in [("a", json!(true)), ("b", json!("false")), ("c", json!(false))] {
+        let payload = json!({"config": {"broadcast": {"replication_ready": wish}}});
+        let full = format!("realtime:{topic}");
+        assert_eq!(socket.join(&full, topic, payload).await.0, "ok");
+        if wish != json!(false) {
+            socket.expect(established(topic, topic)).await;
+        }
+    }
+    socket.expect_silence().await;
+}
