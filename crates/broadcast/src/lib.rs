@@ -13,6 +13,6 @@ mod replay;
 mod rooms;
 
 pub use cost::{PayloadCost, payload_cost};
-pub use message::{Body, Message, Unframeable};
+pub use message::{Body, Message, Unframeable, encode_replayed};
 pub use replay::Replay;
 pub use rooms::{Member, Membership, Room, Rooms};

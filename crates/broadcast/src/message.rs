@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use thiserror::Error;
-use walcast_protocol::{Encoding, FieldTooLong, Frame, Version, encode_user_broadcast, fan_out, quoted};
+use walcast_protocol::{
+    Encoding, FieldTooLong, Frame, Ref, Version, encode_user_broadcast, fan_out, push, quoted,
+};
 
 /// The event all broadcasts travel under.
 const BROADCAST: &str = "broadcast";
@@ -91,8 +93,40 @@ impl<'a> Message<'a> {
     }
 }
 
+/// The frame of a stored message for one channel that joins: of its own, unlike live ones, and text where those are
+/// binary (`protocol.md 2.4`). None for binary payloads on 1.0.0.
+///
+/// # Errors
+/// If a binary payload cannot be framed.
+pub fn encode_replayed(
+    version: Version,
+    join_ref: &Ref,
+    topic: &str,
+    event: &str,
+    body: Body<'_>,
+    id: &str,
+) -> Result<Option<Frame>, Unframeable> {
+    let metadata = format!(r#"{{"replayed":true,"id":{}}}"#, quoted(id));
+    match (version, body) {
+        (_, Body::Json(json)) => {
+            let payload = payload_with_meta(event, json, Some(&metadata));
+            Ok(Some(push(version, join_ref, topic, BROADCAST, &payload).into()))
+        }
+        (Version::V1, Body::Binary(_)) => Ok(None),
+        (Version::V2, Body::Binary(bytes)) => {
+            let frame = encode_user_broadcast(topic, event, &metadata, Encoding::Binary, bytes)?;
+            Ok(Some(Frame::binary(frame)))
+        }
+    }
+}
+
 /// The payload of a user event as text frames carry it.
 fn event_payload(event: &str, json: &str, id: Option<&str>) -> String {
+    let metadata = id.map(|id| format!(r#"{{"id":{}}}"#, quoted(id)));
+    payload_with_meta(event, json, metadata.as_deref())
+}
+
+fn payload_with_meta(event: &str, json: &str, metadata: Option<&str>) -> String {
     let mut payload = String::with_capacity(json.len() + event.len() + 100);
     // Writing to a String cannot fail.
     _ = write!(
@@ -100,8 +134,8 @@ fn event_payload(event: &str, json: &str, id: Option<&str>) -> String {
         r#"{{"event":{},"payload":{json},"type":"broadcast""#,
         quoted(event)
     );
-    if let Some(id) = id {
-        _ = write!(payload, r#","meta":{{"id":{}}}"#, quoted(id));
+    if let Some(metadata) = metadata {
+        _ = write!(payload, r#","meta":{metadata}"#);
     }
     payload.push('}');
     payload
@@ -164,6 +198,26 @@ mod tests {
         assert_eq!(message.encode(Version::V1, TOPIC).unwrap(), None);
         let frame = message.encode(Version::V2, TOPIC).unwrap().unwrap();
         assert_eq!(&frame.bytes()[..], b"\x04\x0d\x01\x00\x00realtime:roomb\x00\xff");
+    }
+
+    #[test]
+    fn a_stored_message_is_text_for_both_versions_and_says_that_it_was_replayed() {
+        let reference = Ref::from_text("7");
+        let replayed = |version, body| encode_replayed(version, &reference, TOPIC, "e", body, "u1").unwrap();
+        assert_eq!(
+            text(replayed(Version::V2, Body::Json("{}"))),
+            r#"["7",null,"realtime:room","broadcast",{"event":"e","payload":{},"type":"broadcast","meta":{"replayed":true,"id":"u1"}}]"#
+        );
+        assert_eq!(
+            text(replayed(Version::V1, Body::Json("{}"))),
+            r#"{"topic":"realtime:room","event":"broadcast","payload":{"event":"e","payload":{},"type":"broadcast","meta":{"replayed":true,"id":"u1"}},"ref":null}"#
+        );
+        assert_eq!(replayed(Version::V1, Body::Binary(b"x")), None);
+        let frame = replayed(Version::V2, Body::Binary(b"x")).unwrap();
+        assert_eq!(
+            &frame.bytes()[..],
+            b"\x04\x0d\x01\x1b\x00realtime:roome{\"replayed\":true,\"id\":\"u1\"}x"
+        );
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The upgrade request: the checks of `protocol.md 1.4` in their order, then the upgrade itself.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -18,7 +19,7 @@ use crate::channel::Credentials;
 use crate::http::plain_error;
 use crate::metrics;
 use crate::serve::Server;
-use crate::socket;
+use crate::socket::{self, Handshake};
 use crate::token::TokenError;
 use crate::wire::Wire;
 
@@ -116,11 +117,16 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
         Err(reason) => return (StatusCode::BAD_REQUEST, reason).into_response(),
     };
 
+    let handshake = Handshake {
+        version,
+        credentials,
+        headers: x_headers(request.headers()),
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     server
         .sockets
         .tasks()
-        .spawn(run(Arc::clone(&server), upgrade, version, credentials));
+        .spawn(run(Arc::clone(&server), upgrade, handshake));
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static("websocket")),
@@ -133,7 +139,7 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
 }
 
 /// From the end of HTTP on, a socket's whole life.
-async fn run(server: Arc<Server>, upgrade: OnUpgrade, version: Version, credentials: Credentials) {
+async fn run(server: Arc<Server>, upgrade: OnUpgrade, request: Handshake) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -146,13 +152,26 @@ async fn run(server: Arc<Server>, upgrade: OnUpgrade, version: Version, credenti
             let wire = Wire::new(parts.io.into_inner(), &parts.read_buf);
             // It may keep the whole buffer of the HTTP connection alive, for as long as the socket lives.
             drop(parts.read_buf);
-            socket::run(server, wire, version, credentials).await;
+            socket::run(server, wire, request).await;
         }
         Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),
     }
 }
 
-/// Checks 1 to 6; check 2 and 3 (the tenant) cannot fail with one tenant, check 7 has no limit yet.
+/// The `x-*` headers as a JSON object, which policies see as `request.headers` (`protocol.md 1.3`, `4.6`).
+fn x_headers(headers: &HeaderMap) -> Arc<str> {
+    let of_clients: BTreeMap<&str, &str> = headers
+        .iter()
+        .filter(|(name, _)| name.as_str().starts_with("x-"))
+        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
+        .collect();
+    // A map of strings always serializes.
+    serde_json::to_string(&of_clients)
+        .unwrap_or_else(|_| "{}".to_owned())
+        .into()
+}
+
+/// Checks 1 to 7; 2 and 3 (the tenant) cannot fail with one tenant.
 fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let parameter = |name: &str| {

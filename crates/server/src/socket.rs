@@ -31,8 +31,18 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 const IDLE: End = End::new(close_code::NORMAL, "idle: nothing received, not even a pong");
 const NO_CHANNELS: End = End::new(close_code::NORMAL, "no channel joined for too long");
 
+/// What the connect request said.
+pub struct Handshake {
+    /// The serializer.
+    pub version: Version,
+    /// The connection's token.
+    pub credentials: Credentials,
+    /// The `x-*` headers, a JSON object.
+    pub headers: Arc<str>,
+}
+
 /// Runs a socket to its end.
-pub async fn run(server: Arc<Server>, wire: Wire, version: Version, credentials: Credentials) {
+pub async fn run(server: Arc<Server>, wire: Wire, request: Handshake) {
     let bounds = Bounds {
         frames: server.config.socket.queue_frames,
         bytes: server.config.socket.queue_bytes,
@@ -40,7 +50,7 @@ pub async fn run(server: Arc<Server>, wire: Wire, version: Version, credentials:
     let outbox = Outbox::new(bounds);
     let registration = server.sockets.register(&outbox);
     server.metrics.sockets.increment(1.0);
-    let mut socket = Socket::new(server, wire, version, credentials, outbox, registration);
+    let mut socket = Socket::new(server, wire, request, outbox, registration);
     tracing::debug!(socket = socket.registration.number(), "socket opened");
     let ended = socket.live().await;
     socket.finish(ended).await;
@@ -52,6 +62,8 @@ pub struct Socket {
     pub(crate) version: Version,
     /// The token of the connect request.
     pub(crate) credentials: Credentials,
+    /// Its `x-*` headers, a JSON object.
+    pub(crate) headers: Arc<str>,
     pub(crate) outbox: Arc<Outbox>,
     pub(crate) registration: Registration,
     /// Topics that are joined or being joined.
@@ -102,8 +114,7 @@ impl Socket {
     fn new(
         server: Arc<Server>,
         wire: Wire,
-        version: Version,
-        credentials: Credentials,
+        request: Handshake,
         outbox: Arc<Outbox>,
         registration: Registration,
     ) -> Self {
@@ -111,8 +122,9 @@ impl Socket {
         let first_look = now + server.config.socket.idle_timeout / 2;
         Self {
             server,
-            version,
-            credentials,
+            version: request.version,
+            credentials: request.credentials,
+            headers: request.headers,
             outbox,
             registration,
             topics: HashMap::new(),
