@@ -251,6 +251,7 @@ fn the_environment_of_a_self_hosted_stack_is_accepted() {
             "API_JWT_SECRET",
             "your-super-secret-jwt-token-with-at-least-32-characters-long",
         ),
+        ("API_JWT_JWKS", r#"{"keys":[]}"#),
         (
             "METRICS_JWT_SECRET",
             "your-super-secret-jwt-token-with-at-least-32-characters-long",

@@ -21,6 +21,8 @@ pub mod connect;
 mod database_url;
 pub mod dev;
 pub mod environment;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod join;
 pub mod limits;

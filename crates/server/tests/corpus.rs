@@ -1,0 +1,27 @@
+//! The corpora of the fuzz targets for tokens and keys, replayed.
+#![allow(clippy::unwrap_used, reason = "a broken fact may stop a test")]
+
+use std::path::Path;
+use walcast::fuzzing;
+
+type Target = fn(&[u8]);
+
+#[test]
+fn what_the_fuzzer_knows_is_verified_or_refused() {
+    let targets: [(&str, Target); 2] = [("token", fuzzing::token), ("key_set", fuzzing::key_set)];
+    for (name, target) in targets {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../../fuzz/corpus")
+            .join(name);
+        let mut seeds = 0;
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let seed = std::fs::read(entry.unwrap().path()).unwrap();
+            // Cut anywhere, too.
+            for length in 0..=seed.len() {
+                target(&seed[..length]);
+            }
+            seeds += 1;
+        }
+        assert!(seeds >= 12, "{name}: only {seeds} seeds");
+    }
+}
