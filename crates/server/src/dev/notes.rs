@@ -1,8 +1,8 @@
 //! The notes of the page, read and written as the user who asks: Postgres applies its policies.
 
+use crate::authorize::authorize;
 use crate::token::Verifier;
 use axum::extract::{Path, State};
-use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{get, patch};
@@ -74,15 +74,7 @@ impl Notes {
     /// A transaction as the bearer of the token.
     async fn begin(&self, headers: &HeaderMap) -> Result<Transaction<'static, Postgres>, Refused> {
         let unauthorized = |why: String| Refused(StatusCode::UNAUTHORIZED, why);
-        let header = headers
-            .get(AUTHORIZATION)
-            .and_then(|value| value.to_str().ok())
-            .unwrap_or_default();
-        let token = header.strip_prefix("Bearer ").unwrap_or_default();
-        let claims = self
-            .verifier
-            .verify(token)
-            .map_err(|error| unauthorized(error.to_string()))?;
+        let claims = authorize(&self.verifier, headers).map_err(|error| unauthorized(error.to_string()))?;
         let role = claims
             .role
             .as_deref()
