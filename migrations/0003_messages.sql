@@ -2,8 +2,7 @@
 -- write them (database.md 1.3 and 1.6). All of it is a contract with applications: what exists already, made by the
 -- Supabase platform or its realtime server, stays as it is.
 
--- The owner that applications and the platform expect. Without it, or without the right to give things to it, the role
--- that runs this file stays the owner.
+-- The owner that applications and the platform expect.
 do $$
 begin
   if not exists (select from pg_catalog.pg_roles where rolname = 'supabase_realtime_admin') then
@@ -11,6 +10,17 @@ begin
   end if;
 exception
   when duplicate_object or unique_violation or insufficient_privilege then null;
+end
+$$;
+
+-- Gives what was made here to that owner. Without the right to, the role that runs this file stays the owner.
+create function walcast.give_away(thing text) returns void
+language plpgsql
+as $$
+begin
+  execute 'alter ' || thing || ' owner to supabase_realtime_admin';
+exception when insufficient_privilege or undefined_object then
+  raise notice '% stays with %: %', thing, current_user, sqlerrm;
 end
 $$;
 
@@ -52,6 +62,7 @@ begin
       execute pg_catalog.format('grant all on realtime.messages to %I', api_role);
     end if;
   end loop;
+  perform walcast.give_away('table realtime.messages');
 end
 $$;
 
@@ -61,6 +72,7 @@ begin
     create function realtime.topic() returns text
     language sql stable
     as $$ select nullif(pg_catalog.current_setting('realtime.topic', true), '') $$;
+    perform walcast.give_away('function realtime.topic()');
   end if;
 
   if pg_catalog.to_regprocedure('realtime.send(jsonb, text, text, boolean)') is null then
@@ -89,6 +101,7 @@ begin
       end;
     end
     $$;
+    perform walcast.give_away('function realtime.send(jsonb, text, text, boolean)');
   end if;
 
   if pg_catalog.to_regprocedure('realtime.send_binary(bytea, text, text, boolean)') is null then
@@ -110,6 +123,7 @@ begin
       end;
     end
     $$;
+    perform walcast.give_away('function realtime.send_binary(bytea, text, text, boolean)');
   end if;
 
   if pg_catalog.to_regprocedure(
@@ -140,35 +154,10 @@ begin
       raise exception 'Failed to process the row: %', sqlerrm;
     end
     $$;
+    perform walcast.give_away(
+      'function realtime.broadcast_changes(text, text, text, text, text, record, record, text)');
   end if;
 end
 $outer$;
 
--- Ours go to the expected owner, where we may give them. What had another owner before keeps it.
-do $$
-declare
-  statement text;
-begin
-  if not exists (select from pg_catalog.pg_roles where rolname = 'supabase_realtime_admin')
-    or not pg_catalog.pg_has_role(current_user, 'supabase_realtime_admin', 'member')
-  then
-    return;
-  end if;
-  for statement in
-    select pg_catalog.format('alter table %s owner to supabase_realtime_admin', c.oid::pg_catalog.regclass)
-      from pg_catalog.pg_class c
-      where c.oid = pg_catalog.to_regclass('realtime.messages') and c.relowner = current_user::pg_catalog.regrole
-    union all
-    select pg_catalog.format('alter function %s owner to supabase_realtime_admin', p.oid::pg_catalog.regprocedure)
-      from pg_catalog.pg_proc p
-      where p.pronamespace = 'realtime'::pg_catalog.regnamespace and p.proowner = current_user::pg_catalog.regrole
-        and p.proname in ('topic', 'send', 'send_binary', 'broadcast_changes')
-  loop
-    begin
-      execute statement;
-    exception when insufficient_privilege then
-      raise notice 'not done: %: %', statement, sqlerrm;
-    end;
-  end loop;
-end
-$$;
+drop function walcast.give_away(text);

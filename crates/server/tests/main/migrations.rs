@@ -30,6 +30,13 @@ const REFERENCE: &str = r#"
     create function realtime.touch() returns trigger language plpgsql as 'begin return new; end';
     create trigger touched before insert on realtime.messages for each row execute function realtime.touch();
     create function realtime.topic() returns text language sql stable as $$select nullif(current_setting('realtime.topic', true), '')::text$$;
+    create function realtime.send(payload jsonb, event text, topic text, private boolean default true)
+      returns void language plpgsql as 'begin /* the reference''s */ end';
+    create function realtime.send_binary(payload bytea, event text, topic text, private boolean default true)
+      returns void language plpgsql as 'begin /* the reference''s */ end';
+    create function realtime.broadcast_changes(
+      topic_name text, event_name text, operation text, table_name text, table_schema text, new record, old record,
+      level text default 'ROW') returns void language plpgsql as 'begin /* the reference''s */ end';
     create schema _realtime;
     create table _realtime.tenants (id uuid primary key, external_id text);
     insert into _realtime.tenants values (gen_random_uuid(), 'realtime-dev');
