@@ -23,6 +23,12 @@ export const old = {
   realtime: {},
 }
 export const kinds = [newest, old]
+/** The newest on the older serializer, which an application can ask for. */
+export const newestOn1 = {
+  ...newest,
+  name: `${newest.name} on vsn 1.0.0`,
+  realtime: { ...newest.realtime, vsn: '1.0.0' },
+}
 
 const opened = []
 after(async () => {
@@ -32,10 +38,13 @@ after(async () => {
   }
 })
 
-/** A client with the anonymous key. `session` is that of a signed-in user; its `token` is asked for when needed. */
-export function connect(kind, walcast, session) {
+/**
+ * A client with the anonymous key. `session` is that of a signed-in user; its `token` is asked for when needed.
+ * `realtime` holds more options of its socket.
+ */
+export function connect(kind, walcast, session, realtime = {}) {
   const client = kind.create(walcast.url, walcast.anon_key, {
-    realtime: kind.realtime,
+    realtime: { ...kind.realtime, ...realtime },
     ...(session
       ? { accessToken: async () => session.token }
       : { auth: { persistSession: false, autoRefreshToken: false, detectSessionInUrl: false } }),
@@ -51,9 +60,10 @@ export async function signIn(kind, walcast, token) {
   return client
 }
 
-/** Subscribes a channel to bindings; what arrives is in its inboxes. */
+/** Subscribes a channel to bindings of changes, and to every broadcast; what arrives is in its inboxes. */
 export function listen(client, topic, bindings, config = {}) {
   const heard = {
+    broadcasts: new Inbox(`broadcast on ${topic}`),
     changes: new Inbox(`change on ${topic}`),
     systems: new Inbox(`system message on ${topic}`),
     statuses: new Inbox(`status of ${topic}`),
@@ -64,6 +74,7 @@ export function listen(client, topic, bindings, config = {}) {
       heard.changes.push({ binding: index, ...change })
     })
   })
+  heard.channel.on('broadcast', { event: '*' }, (message) => heard.broadcasts.push(message))
   heard.channel.on('system', {}, (message) => heard.systems.push(message))
   heard.subscribe = () => heard.channel.subscribe((status, error) => heard.statuses.push({ status, error }))
   return heard
