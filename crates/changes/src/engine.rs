@@ -6,6 +6,7 @@ use crate::claims::{Claims, Identities, IdentityRef};
 use crate::dispatch;
 use crate::error::SubscribeError;
 use crate::fresh::Fresh;
+use crate::meter::Meter;
 use crate::policy::{self, Access};
 use crate::registry::{Attachment, Registry};
 use crate::subscription::{Request, Subscriber, Subscription};
@@ -42,6 +43,8 @@ pub struct Options {
     pub stream: StreamOptions,
     /// Another reader of the stream.
     pub tap: Option<Arc<dyn Tap>>,
+    /// Limits how much is delivered.
+    pub meter: Option<Arc<dyn Meter>>,
 }
 
 impl Default for Options {
@@ -55,6 +58,7 @@ impl Default for Options {
             visibility_connections: 2,
             stream: StreamOptions::default(),
             tap: None,
+            meter: None,
         }
     }
 }

@@ -5,6 +5,7 @@ use crate::claims::IdentityRef;
 use crate::engine::Context;
 use crate::index::{ActionKind, Index, Listener, Truth};
 use crate::lane::Ticket;
+use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
 use crate::policy::{Access, Verdict};
@@ -56,6 +57,7 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         view: None,
         roles: None,
         open_filters: OpenFilters::default(),
+        metered: Metered::default(),
     };
     tokio::spawn(worker.run(items));
     table
@@ -75,7 +77,7 @@ pub(crate) struct Pending {
     kind: ActionKind,
     pub(crate) parts: Vec<Part>,
     /// Channels whose role can be shown nothing of this table, with the reason.
-    refused: Vec<(Part, &'static str)>,
+    pub(crate) refused: Vec<(Part, &'static str)>,
 }
 
 struct Worker {
@@ -84,6 +86,7 @@ struct Worker {
     view: Option<View>,
     roles: Option<(Instant, HashSet<String>)>,
     open_filters: OpenFilters,
+    metered: Metered,
 }
 
 impl Worker {
@@ -115,6 +118,9 @@ impl Worker {
         let mut pending = Vec::with_capacity(items.len());
         for item in items {
             pending.push(self.find(&table, item));
+        }
+        if let Some(meter) = &self.context.options.meter {
+            self.metered.limit(meter, &mut pending);
         }
         self.learn_roles(&pending).await?;
         if let Some(view) = &self.view {

@@ -54,7 +54,13 @@ pub async fn migrate(connection: &mut PgConnection) -> Result<(), DatabaseNotRea
         let created = sqlx::query("create schema if not exists walcast")
             .execute(&mut *connection)
             .await;
-        created.map_err(|error| refusal(MigrateError::Execute(error), &role, &database))?;
+        match created {
+            Ok(_) => {}
+            // Another process was faster; `if not exists` does not see what is being created.
+            Err(sqlx::Error::Database(error))
+                if matches!(error.code().as_deref(), Some("23505" | "42P06")) => {}
+            Err(error) => return Err(refusal(MigrateError::Execute(error), &role, &database)),
+        }
     }
     // `run` cannot be awaited in a spawned task ("Acquire is not general enough"); this is its body.
     migrator()

@@ -8,6 +8,7 @@
 
 mod bindings;
 mod filters;
+mod limit;
 mod old_rows;
 mod partitions;
 mod primary_keys;
