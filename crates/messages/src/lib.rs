@@ -1,0 +1,17 @@
+//! The table `realtime.messages`: whose private channels are whose, and what was said in them.
+//!
+//! Applications write policies on that table; who may read and write a private channel is whatever Postgres says of
+//! rows in it ([`Authorizer`], `database.md 3`). A channel keeps the answers as [`Rights`].
+//!
+//! It is not the place of tokens or sockets (see `walcast`): claims come verified, and answers go to whoever asked.
+//! A check that fails gives no right.
+
+mod authorizer;
+mod check;
+mod lane;
+mod rights;
+mod rights_error;
+
+pub use authorizer::{Authorizer, Options};
+pub use rights::{Access, Asked, Extensions, Lacks, ReadRights, Rights, WriteRights};
+pub use rights_error::RightsError;
