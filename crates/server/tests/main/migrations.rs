@@ -1,5 +1,7 @@
 //! Migrations over a database that the reference server has used (`database.md 1.10`).
 
+use std::collections::BTreeSet;
+
 use walcast::migrate::migrate_at;
 use walcast_testkit::Postgres;
 
@@ -83,6 +85,50 @@ async fn a_database_of_the_reference_server_stays_as_it_is() {
         let after: String = client.query_one(SNAPSHOT, &[]).await.unwrap().get(0);
         assert_eq!(before, after);
     }
+}
+
+#[tokio::test]
+async fn an_older_database_of_the_reference_server_gets_only_the_functions_it_lacks() {
+    let database = Postgres::shared().await.database().await;
+    database.execute(REFERENCE).await;
+    // It once took bytes, too (`database.md 1.6`), and knew the others not yet.
+    database
+        .execute(
+            "drop function realtime.send(jsonb, text, text, boolean), realtime.send_binary, realtime.broadcast_changes;
+             create function realtime.send(payload bytea, event text, topic text, private boolean default true)
+               returns void language plpgsql as 'begin /* the reference''s */ end'",
+        )
+        .await;
+    let client = database.client().await;
+    let snapshot = async || -> BTreeSet<String> {
+        let lines: String = client.query_one(SNAPSHOT, &[]).await.unwrap().get(0);
+        lines.lines().map(str::to_owned).collect()
+    };
+    let before = snapshot().await;
+    Box::pin(migrate_at(&database.url())).await.unwrap();
+    let after = snapshot().await;
+    assert_eq!(before.difference(&after).next(), None, "nothing is changed");
+    let added: Vec<&str> = after
+        .difference(&before)
+        .filter_map(|line| line.split_once(") ").map(|(signature, _)| signature))
+        .collect();
+    assert_eq!(
+        added,
+        [
+            "function realtime.broadcast_changes(text,text,text,text,text,record,record,text",
+            "function realtime.send(jsonb,text,text,boolean",
+            "function realtime.send_binary(bytea,text,text,boolean",
+        ]
+    );
+}
+
+#[tokio::test]
+async fn where_everything_is_there_no_right_to_create_in_the_application_s_schemas_is_needed() {
+    let database = Postgres::shared().await.database().await;
+    database.execute(REFERENCE).await;
+    Box::pin(migrate_at(&database.url_as("postgres", "")))
+        .await
+        .unwrap();
 }
 
 #[tokio::test]

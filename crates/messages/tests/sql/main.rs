@@ -1,0 +1,11 @@
+//! What the migrations make of a database: the table `realtime.messages` and the functions that applications call.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "clippy sees tests, not what they call"
+)]
+
+mod functions;
+mod scene;
+mod table;
