@@ -4,7 +4,7 @@
 //! rows in it ([`Authorizer`], `database.md 3`). A channel keeps the answers as [`Rights`].
 //!
 //! They also broadcast from the database by inserting rows into it, which arrive as changes of its partitions
-//! ([`is_messages_partition`], `database.md 4.3`). The table and the functions that write it are made by the migrations.
+//! ([`is_messages_partition`], [`MessageRow`], `database.md 4.3`). The table and the functions that write it are made by the migrations.
 //!
 //! It is not the place of tokens or sockets (see `walcast`): claims come verified, and answers go to whoever asked.
 //! A check that fails gives no right.
@@ -12,11 +12,13 @@
 mod authorizer;
 mod check;
 mod lane;
+mod message_row;
 mod relation;
 mod rights;
 mod rights_error;
 
 pub use authorizer::{Authorizer, Options};
+pub use message_row::{MessageRow, RowBody, UnrelayedRow};
 pub use relation::is_messages_partition;
 pub use rights::{Access, Asked, Extensions, Lacks, ReadRights, Rights, WriteRights};
 pub use rights_error::RightsError;

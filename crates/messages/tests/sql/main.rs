@@ -8,4 +8,5 @@
 
 mod functions;
 mod scene;
+mod stream;
 mod table;
