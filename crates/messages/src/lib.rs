@@ -4,7 +4,8 @@
 //! rows in it ([`Authorizer`], `database.md 3`). A channel keeps the answers as [`Rights`].
 //!
 //! They also broadcast from the database by inserting rows into it, which arrive as changes of its partitions
-//! ([`is_messages_partition`], [`MessageRow`], `database.md 4.3`). The table and the functions that write it are made by the migrations.
+//! ([`is_messages_partition`], [`MessageRow`], `database.md 4.3`). The table and the functions that write it are made by
+//! the migrations; its partitions, a UTC day each, are kept by the running server ([`upkeep`], `database.md 6`).
 //!
 //! It is not the place of tokens or sockets (see `walcast`): claims come verified, and answers go to whoever asked.
 //! A check that fails gives no right.
@@ -13,12 +14,14 @@ mod authorizer;
 mod check;
 mod lane;
 mod message_row;
+mod partitions;
 mod relation;
 mod rights;
 mod rights_error;
 
 pub use authorizer::{Authorizer, Options};
 pub use message_row::{MessageRow, RowBody, UnrelayedRow};
+pub use partitions::{Kept, keep_partitions, upkeep};
 pub use relation::is_messages_partition;
 pub use rights::{Access, Asked, Extensions, Lacks, ReadRights, Rights, WriteRights};
 pub use rights_error::RightsError;

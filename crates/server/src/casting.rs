@@ -58,6 +58,18 @@ impl Socket {
             } => {
                 self.settle(&topic, generation, &claims, reauthorized.map(|()| None));
             }
+            Done::ReadChecked {
+                topic,
+                generation,
+                claims,
+                checked,
+            } => self.finish_read_check(&topic, generation, &claims, checked),
+            Done::WriteChecked {
+                topic,
+                generation,
+                claims,
+                checked,
+            } => self.finish_write_check(&topic, generation, &claims, checked),
             Done::ReplicationReady {
                 topic,
                 generation,
@@ -119,6 +131,7 @@ impl Socket {
         channel.credentials = credentials;
         let next_check = channel.lease.next_check;
         self.wake_by(next_check);
+        self.renew_rights(&topic, generation);
         self.pursue(&topic, generation);
     }
 

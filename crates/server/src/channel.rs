@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use walcast_protocol::Ref;
 
 use crate::outbox::Gate;
+use crate::private::Private;
 use crate::relay::Relay;
 use crate::subscribe::Wish;
 use crate::token::{Claims, now_s};
@@ -34,6 +35,8 @@ pub struct Channel {
     pub lease: Lease,
     /// Its part in the room.
     pub relay: Relay,
+    /// What is known of its rights; none for a public channel.
+    pub private: Option<Box<Private>>,
     /// Its part in the change stream, if it asked for one. Boxed: most channels have none.
     pub casting: Option<Box<Casting>>,
 }

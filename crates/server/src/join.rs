@@ -9,12 +9,14 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use walcast_broadcast::{Member, Room};
 use walcast_changes::Subscription;
+use walcast_messages::{Rights, RightsError};
 use walcast_protocol::{
-    BindingEntry, ErrorCode, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
+    BindingEntry, ErrorCode, Frame, JoinConfig, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
 };
 
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
 use crate::outbox::{End, Gate, close_code};
+use crate::private::{self, Private};
 use crate::relay::Relay;
 use crate::serve::Server;
 use crate::shutdown::within;
@@ -37,6 +39,8 @@ pub struct Attempt {
     pub payload: Option<Box<RawValue>>,
     /// The connection's token, for channels that bring none.
     pub connection: Credentials,
+    /// The `x-*` headers of the connect request, a JSON object.
+    pub headers: Arc<str>,
     /// Way of the channel's frames, closed.
     pub gate: Arc<Gate>,
     /// Other channels of the socket.
@@ -51,6 +55,8 @@ pub struct Accepted {
     pub channel: Box<Channel>,
     /// The `response` of the reply.
     pub response: String,
+    /// Stored messages it asked for, oldest first.
+    pub replayed: Vec<Frame>,
     /// How its subscription went, if it asked for changes.
     pub casting: Option<Result<(), Unfulfilled>>,
     /// Whether it wants to know when database broadcasts flow.
@@ -124,8 +130,18 @@ impl Attempt {
         let payload = self.payload()?;
         self.check_limits(&payload)?;
         let credentials = self.credentials(&payload)?;
-        self.check_access(&payload)?;
-
+        if payload
+            .config
+            .as_ref()
+            .is_some_and(|config| !config.private && config.broadcast.replay.is_some())
+        {
+            return Err(Refused::new(
+                ErrorCode::UnableToReplayMessages,
+                "Replay is not allowed for public channels",
+                "leave `replay` out, or join with private: true",
+            ));
+        }
+        let private = self.private(&payload, &credentials).await?;
         let entries = self.entries(&payload);
         let response = join_response(&entries);
         let legacy = payload.config.is_none();
@@ -144,7 +160,7 @@ impl Attempt {
         };
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
-        let relay = self.relay(&payload);
+        let relay = self.relay(&payload, private.as_deref());
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
@@ -152,11 +168,13 @@ impl Attempt {
             credentials,
             lease,
             relay,
+            private,
             casting: casting.map(Box::new),
         };
         Ok(Accepted {
             channel: Box::new(channel),
             response,
+            replayed: Vec::new(),
             casting: outcome,
             awaits_replication: payload
                 .config
@@ -283,43 +301,55 @@ impl Attempt {
         })
     }
 
-    /// Steps 9 to 11, as far as they go without policies.
-    fn check_access(&self, payload: &JoinPayload) -> Result<(), Refused> {
-        let Some(config) = &payload.config else {
-            return Ok(());
+    /// Steps 9 and 10: what a private channel may hear.
+    async fn private(
+        &self,
+        payload: &JoinPayload,
+        credentials: &Credentials,
+    ) -> Result<Option<Box<Private>>, Refused> {
+        let Some(config) = payload.config.as_ref().filter(|config| config.private) else {
+            return Ok(None);
         };
-        if config.private {
-            // Policies are not evaluated yet, and a private channel must never become a public one.
+        let asked = private::asked(&self.topic, &credentials.claims, &self.headers);
+        let with_presence = config.presence.enabled;
+        let read = private::read_rights(&self.server, &asked, with_presence)
+            .await
+            .and_then(|read| read.required(&asked))
+            .map_err(|error| self.unauthorized(&error))?;
+        if wants_replay(config) && read.broadcast != Some(true) {
             return Err(Refused::new(
                 ErrorCode::Unauthorized,
                 &format!(
                     "You do not have permissions to read from this Channel topic: {}",
                     self.sub_topic()
                 ),
-                "private channels are not supported by this version; join with private: false",
+                "let a policy for select on realtime.messages hold for extension = 'broadcast', or join without replay",
             ));
         }
-        if config.broadcast.replay.is_some() {
-            return Err(Refused::new(
-                ErrorCode::UnableToReplayMessages,
-                "Replay is not allowed for public channels",
-                "leave `replay` out",
-            ));
-        }
-        Ok(())
+        Ok(Some(Box::new(Private {
+            rights: Rights::of_reader(read),
+            with_presence,
+            waiting: None,
+        })))
+    }
+
+    fn unauthorized(&self, error: &RightsError) -> Refused {
+        let (code, text) = error.join_reply(self.sub_topic());
+        tracing::warn!(code = error.code().as_str(), topic = &*self.topic, cause = %error, "no right to read");
+        Refused::new(code, &text, "the line before says what is missing")
     }
 
     /// Step 12: a place in the room. What arrives from now on waits behind the gate.
-    fn relay(&self, payload: &JoinPayload) -> Relay {
+    fn relay(&self, payload: &JoinPayload, private: Option<&Private>) -> Relay {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
-            is_private: config.is_some_and(|config| config.private),
+            is_private: private.is_some(),
         };
         let member = Member {
             version: self.version,
             outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
-            reads: true,
+            reads: private.is_none_or(|private| private.rights.broadcast.read == Some(true)),
             replay: None,
         };
         Relay {
@@ -413,6 +443,12 @@ impl Attempt {
     fn sub_topic(&self) -> &str {
         sub_topic(&self.topic)
     }
+}
+
+/// Whether stored messages are asked for; a value that is no object is ignored (`protocol.md 5.9`).
+fn wants_replay(config: &JoinConfig) -> bool {
+    let replay = config.broadcast.replay.as_ref();
+    replay.is_some_and(|replay| replay.get().starts_with('{'))
 }
 
 /// Everything after the first `realtime:`.

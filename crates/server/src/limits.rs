@@ -3,6 +3,7 @@
 use clap::Args;
 use metrics::counter;
 use walcast_broadcast::Rooms;
+use walcast_changes::Meter;
 
 use crate::rate::{Rate, Turn};
 use crate::setting::{ConfigError, boolean, limit, number};
@@ -106,6 +107,18 @@ pub struct Rates {
     pub joins: Rate,
     /// HTTP requests.
     pub requests: Rate,
+    /// Subscriptions that matched a change, each change.
+    pub changes: Rate,
+}
+
+impl Meter for Rates {
+    fn count(&self, matched: usize) {
+        self.changes.count(matched);
+    }
+
+    fn is_exceeded(&self) -> bool {
+        self.changes.is_exceeded()
+    }
 }
 
 impl Rates {
@@ -116,6 +129,7 @@ impl Rates {
             events: Rate::new(limits.events_per_second),
             joins: Rate::new(limits.joins_per_second),
             requests: Rate::new(limits.events_per_second),
+            changes: Rate::new(limits.events_per_second),
         }
     }
 
@@ -136,6 +150,11 @@ impl Rates {
                 &self.requests,
                 "TENANT_MAX_EVENTS_PER_SECOND",
                 "RequestRateLimitReached",
+            ),
+            (
+                &self.changes,
+                "TENANT_MAX_EVENTS_PER_SECOND",
+                "MessagePerSecondRateLimitReached",
             ),
         ];
         for (rate, variable, code) in all {

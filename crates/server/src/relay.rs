@@ -1,9 +1,10 @@
 //! A client's broadcast on its way to the room (`protocol.md 5.1` to `5.3`).
 
 use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, payload_cost};
-use walcast_protocol::{Encoding, Message, Payload, Ref, Status, UserBroadcastPush, Version};
+use walcast_protocol::{Encoding, ErrorCode, Message, Payload, Ref, Status, UserBroadcastPush, Version};
 
 use crate::metrics;
+use crate::private::Leave;
 use crate::socket::Socket;
 
 /// What a channel's broadcasts need to know.
@@ -37,6 +38,12 @@ enum Unrelayed {
 impl Socket {
     /// Handles a `broadcast` push on a joined channel.
     pub(crate) fn relay(&mut self, topic: &str, message: &Message) {
+        match self.may_broadcast(topic, message) {
+            Leave::Granted => {}
+            Leave::Asked => return,
+            // Without a reply, even with `ack` (`protocol.md 5.3`).
+            Leave::Denied => return metrics::broadcast_refused(ErrorCode::Unauthorized.as_str()),
+        }
         let limit_bytes = self.server.config.limits.max_payload_bytes;
         let Some(channel) = self.channel(topic) else {
             return;

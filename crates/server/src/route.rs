@@ -6,6 +6,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use walcast_changes::Subscription;
+use walcast_messages::{ReadRights, RightsError, WriteRights};
 use walcast_protocol::{Frame, Message, Payload, Ref, Status};
 
 use crate::channel::Channel;
@@ -74,6 +75,20 @@ pub(crate) enum Done {
         claims: Arc<Claims>,
         reauthorized: Result<(), Unfulfilled>,
     },
+    /// What a private channel may hear with a new token.
+    ReadChecked {
+        topic: Arc<str>,
+        generation: u64,
+        claims: Arc<Claims>,
+        checked: Result<ReadRights, RightsError>,
+    },
+    /// What a private channel may say.
+    WriteChecked {
+        topic: Arc<str>,
+        generation: u64,
+        claims: Arc<Claims>,
+        checked: Result<WriteRights, RightsError>,
+    },
     /// The wait for database broadcasts.
     ReplicationReady {
         topic: Arc<str>,
@@ -110,6 +125,15 @@ impl Socket {
                 joining.backlog.push(message);
                 if joining.backlog.len() >= BACKLOG_FRAMES {
                     self.full_backlog = Some(slot.generation);
+                }
+            }
+            (SlotState::Joined(channel), _) if channel.is_being_checked() => {
+                let generation = slot.generation;
+                if let Some(waiting) = channel.waiting() {
+                    waiting.push(message);
+                    if waiting.len() >= BACKLOG_FRAMES {
+                        self.full_backlog = Some(generation);
+                    }
                 }
             }
             (SlotState::Joined(_), "phx_join") => {
@@ -178,6 +202,7 @@ impl Socket {
                 Payload::UserBroadcast(_) | Payload::Bytes(_) => None,
             },
             connection: self.credentials.clone(),
+            headers: Arc::clone(&self.headers),
             gate: Arc::clone(&gate),
             channels: self.topics.len(),
             is_user: self.registration.is_user(),
@@ -294,10 +319,14 @@ impl Socket {
         self.close_replaced(topic, joining.replaced);
         let Accepted {
             channel,
+            replayed,
             casting,
             awaits_replication,
             ..
         } = accepted;
+        for frame in replayed {
+            self.push(frame);
+        }
         self.wake_by(channel.lease.next_check);
         self.topics.insert(
             Arc::clone(topic),

@@ -12,9 +12,12 @@ use tokio::net::TcpListener;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_broadcast::Rooms;
-use walcast_changes::{Changes, Status};
+use walcast_changes::{Changes, Meter, Status};
+use walcast_messages::Authorizer;
+use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
+use crate::database_broadcast::DatabaseBroadcast;
 use crate::http::{self, Readiness};
 use crate::limits::Rates;
 use crate::metrics::{self, Metrics, RecorderTaken};
@@ -25,6 +28,9 @@ use crate::{accept, migrate};
 
 /// Name under which Postgres shows the connections.
 const APPLICATION_NAME: &str = "walcast";
+
+/// What the reference calls the publication of `realtime.messages` (`database.md 1.8`).
+const MESSAGES_PUBLICATION: &str = "supabase_realtime_messages_publication";
 
 /// A query waits this long for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -58,12 +64,19 @@ pub struct Server {
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
     /// What happens a second.
-    pub rates: Rates,
+    pub rates: Arc<Rates>,
     /// Counters.
     pub metrics: Metrics,
     /// Renders the counters.
     pub recorder: &'static PrometheusHandle,
-    changes: watch::Sender<Option<Changes>>,
+    prepared: watch::Sender<Option<Prepared>>,
+}
+
+/// What works once the database is prepared.
+#[derive(Clone)]
+struct Prepared {
+    changes: Changes,
+    authorizer: Authorizer,
 }
 
 impl Server {
@@ -76,17 +89,29 @@ impl Server {
 
     /// The change stream, once the database is prepared.
     pub fn changes(&self) -> Option<Changes> {
-        self.changes.borrow().clone()
+        self.prepared
+            .borrow()
+            .as_ref()
+            .map(|prepared| prepared.changes.clone())
     }
 
     /// The change stream; waits while the database is being prepared.
     pub async fn prepared_changes(&self) -> Changes {
-        let mut changes = self.changes.subscribe();
+        self.prepared().await.changes
+    }
+
+    /// Who may do what with private channels; waits while the database is being prepared.
+    pub async fn prepared_authorizer(&self) -> Authorizer {
+        self.prepared().await.authorizer
+    }
+
+    async fn prepared(&self) -> Prepared {
+        let mut prepared = self.prepared.subscribe();
         loop {
-            if let Some(changes) = changes.borrow_and_update().clone() {
-                return changes;
+            if let Some(prepared) = prepared.borrow_and_update().clone() {
+                return prepared;
             }
-            if changes.changed().await.is_err() {
+            if prepared.changed().await.is_err() {
                 // The sender lives as long as `self`.
                 std::future::pending::<()>().await;
             }
@@ -149,7 +174,7 @@ pub async fn run_with(
         tracing::warn!(warning, "a key of API_JWT_JWKS is left out");
     }
     let recorder = metrics::recorder()?;
-    let rates = Rates::new(&config.limits);
+    let rates = Arc::new(Rates::new(&config.limits));
     let server = Arc::new(Server {
         config,
         rates,
@@ -157,7 +182,7 @@ pub async fn run_with(
         rooms: Arc::default(),
         metrics: Metrics::new(),
         recorder,
-        changes: watch::Sender::new(None),
+        prepared: watch::Sender::new(None),
     });
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "walcast listens");
@@ -262,6 +287,16 @@ async fn start_changes(
         visibility_timeout_ms: settings.visibility_timeout_ms,
         // The rest of the pool is for subscribing.
         visibility_connections: (server.config.database.pool_size / 2).max(1),
+        tap: Some(Arc::new(DatabaseBroadcast::new(Arc::clone(&server)))),
+        meter: Some(Arc::clone(&server.rates) as Arc<dyn Meter>),
+        stream: StreamOptions {
+            table_publications: vec![TablePublication {
+                name: MESSAGES_PUBLICATION.to_owned(),
+                schema: "realtime".to_owned(),
+                table: "messages".to_owned(),
+            }],
+            ..StreamOptions::default()
+        },
         ..walcast_changes::Options::default()
     };
     let connections = server.config.database.pool_size;
@@ -269,7 +304,17 @@ async fn start_changes(
         connections,
         "the database is prepared; at most this many connections and one for replication"
     );
+    let authorizer = Authorizer::new(
+        pool.connect_options().as_ref(),
+        walcast_messages::Options::default(),
+    );
+    // Private channels are judged by rows of today: there must be a place for them before the first one is joined.
+    if let Err(error) = walcast_messages::keep_partitions(&pool).await {
+        tracing::warn!(%error, "the partitions of realtime.messages could not be looked at; trying again");
+    }
+    tokio::spawn(walcast_messages::upkeep(pool.clone(), stop.clone()));
+    let changes = Changes::start(replication, pool, options, stop);
     server
-        .changes
-        .send_replace(Some(Changes::start(replication, pool, options, stop)));
+        .prepared
+        .send_replace(Some(Prepared { changes, authorizer }));
 }

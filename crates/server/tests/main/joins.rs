@@ -137,19 +137,6 @@ async fn section_3_3_a_topic_needs_a_name() {
 }
 
 #[tokio::test]
-async fn a_private_channel_is_refused_and_never_public() {
-    let server = Walcast::start(&[]).await;
-    let mut socket = server.socket().await;
-    for private in [json!(true), json!("TRUE")] {
-        let (status, response) = socket
-            .join("realtime:room1", "1", json!({"config": {"private": private}}))
-            .await;
-        let reason = "Unauthorized: You do not have permissions to read from this Channel topic: room1";
-        assert_eq!((&*status, &response["reason"]), ("error", &json!(reason)));
-    }
-}
-
-#[tokio::test]
 async fn section_5_9_replay_on_a_public_channel_is_refused() {
     let server = Walcast::start(&[]).await;
     let mut socket = server.socket().await;

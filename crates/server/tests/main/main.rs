@@ -23,6 +23,7 @@ mod joins;
 mod key_sets;
 mod limits;
 mod migrations;
+mod private;
 mod server;
 #[path = "../../src/token/signing.rs"]
 mod signing;

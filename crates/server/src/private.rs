@@ -1,0 +1,263 @@
+//! The rights of a private channel: what its policies let it hear and say (`protocol.md 4.3` to `4.6`, `5.2`).
+//!
+//! Reading is checked at the join and again for each new token; writing at the first message that needs it. While a
+//! check is under way whatever arrives for the channel waits, in order.
+
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use walcast_messages::{Asked, Extensions, ReadRights, Rights, RightsError, WriteRights};
+use walcast_protocol::Message;
+
+use crate::channel::Channel;
+use crate::join::sub_topic;
+use crate::metrics;
+use crate::route::Done;
+use crate::serve::Server;
+use crate::shutdown::within;
+use crate::socket::Socket;
+use crate::token::Claims;
+
+/// What a private channel knows of itself.
+pub struct Private {
+    /// What is known of its rights.
+    pub rights: Rights,
+    /// Whether the channel joined with presence: then reading it is checked too.
+    pub with_presence: bool,
+    /// Messages that wait for a check of writing, while one is under way.
+    pub waiting: Option<Vec<Message>>,
+}
+
+/// What policies see of a channel.
+pub(crate) fn asked(topic: &str, claims: &Claims, headers: &Arc<str>) -> Asked {
+    Asked {
+        // A token whose role is `null` names no role; the empty name is none either, so Postgres refuses it.
+        role: claims.role.as_deref().unwrap_or_default().into(),
+        topic: sub_topic(topic).into(),
+        claims: Arc::clone(&claims.json),
+        headers: Arc::clone(headers),
+    }
+}
+
+/// Asks what may be heard; waits for the database to be prepared, and for the answer, no longer than a join may take.
+pub(crate) async fn read_rights(
+    server: &Server,
+    asked: &Asked,
+    with_presence: bool,
+) -> Result<ReadRights, RightsError> {
+    let extensions = if with_presence {
+        Extensions::Both
+    } else {
+        Extensions::Broadcast
+    };
+    let checked = async {
+        let authorizer = server.prepared_authorizer().await;
+        authorizer.read(asked, extensions).await
+    };
+    within(server.config.join.timeout, Box::pin(checked))
+        .await
+        .unwrap_or_else(|| {
+            Err(RightsError::Unavailable(
+                "the database is not prepared yet".into(),
+            ))
+        })
+}
+
+/// Asks what may be said.
+pub(crate) async fn write_rights(server: &Server, asked: &Asked) -> Result<WriteRights, RightsError> {
+    let checked = async {
+        let authorizer = server.prepared_authorizer().await;
+        authorizer.write(asked).await
+    };
+    within(server.config.join.timeout, Box::pin(checked))
+        .await
+        .unwrap_or_else(|| {
+            Err(RightsError::Unavailable(
+                "the database is not prepared yet".into(),
+            ))
+        })
+}
+
+/// Whether a message may go on.
+pub(crate) enum Leave {
+    /// It may.
+    Granted,
+    /// It may not.
+    Denied,
+    /// That is being asked; the message was taken and comes again.
+    Asked,
+}
+
+impl Socket {
+    /// Whether the channel may broadcast. If that is not known yet it is asked, and the message waits.
+    pub(crate) fn may_broadcast(&mut self, topic: &str, message: &Message) -> Leave {
+        let Some((topic, slot)) = self.topics.get_key_value(topic) else {
+            return Leave::Denied;
+        };
+        let (topic, generation) = (Arc::clone(topic), slot.generation);
+        let Some(channel) = self.channel(&topic) else {
+            return Leave::Denied;
+        };
+        let Some(private) = &mut channel.private else {
+            return Leave::Granted;
+        };
+        match private.rights.broadcast.write {
+            Some(true) => Leave::Granted,
+            Some(false) => Leave::Denied,
+            None => {
+                private.waiting = Some(vec![message.clone()]);
+                let claims = Arc::clone(&channel.credentials.claims);
+                let work = writing_work(Arc::clone(&self.server), topic, generation, claims, &self.headers);
+                self.work.push(work);
+                Leave::Asked
+            }
+        }
+    }
+
+    /// A check of writing is over: what waited for it goes on.
+    pub(crate) fn finish_write_check(
+        &mut self,
+        topic: &Arc<str>,
+        generation: u64,
+        claims: &Arc<Claims>,
+        checked: Result<WriteRights, RightsError>,
+    ) {
+        self.full_backlog.take_if(|full| *full == generation);
+        let headers = Arc::clone(&self.headers);
+        let Some(channel) = self.channel_of(topic, generation) else {
+            return;
+        };
+        let is_current = Arc::ptr_eq(claims, &channel.credentials.claims);
+        let Some(private) = &mut channel.private else {
+            return;
+        };
+        let mut waiting = private.waiting.take().unwrap_or_default();
+        match checked {
+            // It was asked for a token that is no longer the channel's: the first message asks again.
+            _ if !is_current => {}
+            Ok(rights) => {
+                private.rights.learn_write(&rights);
+                if let Err(denied) = rights.broadcast_required(&asked(topic, claims, &headers)) {
+                    tracing::info!(code = denied.code().as_str(), %denied, "broadcasts of a channel are dropped");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    code = error.code().as_str(),
+                    topic = &**topic,
+                    cause = %error,
+                    "a broadcast was dropped: the right to send it could not be checked"
+                );
+                metrics::broadcast_refused(error.code().as_str());
+                // The one that asked; those behind it ask again.
+                if !waiting.is_empty() {
+                    waiting.remove(0);
+                }
+            }
+        }
+        for message in waiting {
+            self.route(message);
+        }
+    }
+
+    /// Checks for a new token what a private channel may hear (`protocol.md 4.3`).
+    pub(crate) fn renew_rights(&mut self, topic: &Arc<str>, generation: u64) {
+        let (server, headers) = (Arc::clone(&self.server), Arc::clone(&self.headers));
+        let Some(channel) = self.channel_of(topic, generation) else {
+            return;
+        };
+        let claims = Arc::clone(&channel.credentials.claims);
+        let Some(private) = &mut channel.private else {
+            return;
+        };
+        private.rights.broadcast.write = None;
+        private.rights.presence.write = None;
+        let with_presence = private.with_presence;
+        let topic = Arc::clone(topic);
+        self.work.push(Box::pin(async move {
+            let asked = asked(&topic, &claims, &headers);
+            let checked = read_rights(&server, &asked, with_presence).await;
+            Done::ReadChecked {
+                topic,
+                generation,
+                claims,
+                checked,
+            }
+        }));
+    }
+
+    /// The check for a new token is over.
+    pub(crate) fn finish_read_check(
+        &mut self,
+        topic: &Arc<str>,
+        generation: u64,
+        claims: &Arc<Claims>,
+        checked: Result<ReadRights, RightsError>,
+    ) {
+        let headers = Arc::clone(&self.headers);
+        let Some(channel) = self.channel_of(topic, generation) else {
+            return;
+        };
+        // A still newer token is being checked.
+        if !Arc::ptr_eq(claims, &channel.credentials.claims) {
+            return;
+        }
+        let Some(renewed) = channel.renew(checked, &asked(topic, claims, &headers)) else {
+            return;
+        };
+        if let Err(error) = renewed {
+            tracing::warn!(code = error.code().as_str(), topic = &**topic, cause = %error, "channel closed");
+            metrics::channel_closed(error.code().as_str());
+            self.close_channel(topic, &error.refresh_message(sub_topic(topic)));
+        }
+    }
+}
+
+impl Channel {
+    /// Whether a check of writing is under way.
+    pub(crate) fn is_being_checked(&self) -> bool {
+        self.private
+            .as_ref()
+            .is_some_and(|private| private.waiting.is_some())
+    }
+
+    /// What waits for that check.
+    pub(crate) fn waiting(&mut self) -> Option<&mut Vec<Message>> {
+        self.private.as_mut()?.waiting.as_mut()
+    }
+
+    /// Takes in what may be heard with a new token; none if the channel is public.
+    fn renew(
+        &mut self,
+        checked: Result<ReadRights, RightsError>,
+        asked: &Asked,
+    ) -> Option<Result<(), RightsError>> {
+        let private = self.private.as_mut()?;
+        let renewed = checked.and_then(|read| private.rights.renewed(read, asked));
+        Some(renewed.map(|rights| {
+            private.rights = rights;
+            self.relay
+                .membership
+                .set_reads(rights.broadcast.read == Some(true));
+        }))
+    }
+}
+
+fn writing_work(
+    server: Arc<Server>,
+    topic: Arc<str>,
+    generation: u64,
+    claims: Arc<Claims>,
+    headers: &Arc<str>,
+) -> BoxFuture<'static, Done> {
+    let asked = asked(&topic, &claims, headers);
+    Box::pin(async move {
+        let checked = write_rights(&server, &asked).await;
+        Done::WriteChecked {
+            topic,
+            generation,
+            claims,
+            checked,
+        }
+    })
+}
