@@ -148,6 +148,10 @@ impl Lane {
     pub(crate) fn ask(&self, check: Check) -> Awaited {
         let (sender, answer) = oneshot::channel();
         let mut queue = self.queue();
+        if queue.closed {
+            let stage = Arc::new(AtomicU8::new(Stage::Waiting as u8));
+            return Awaited { answer, stage };
+        }
         let equal = queue.positions.get(&check).copied();
         if let Some(ticket) = equal.and_then(|position| queue.at(position)) {
             ticket.askers.push(sender);
@@ -253,5 +257,95 @@ impl Queue {
         }
         self.taken = self.taken.wrapping_add(1);
         Some(ticket)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::To;
+    use crate::rights::{Asked, Extensions};
+
+    fn check(role: &str, topic: &str) -> Check {
+        Check {
+            asked: Asked {
+                role: role.into(),
+                topic: topic.into(),
+                claims: "{}".into(),
+                headers: "{}".into(),
+            },
+            to: To::Read(Extensions::Both),
+        }
+    }
+
+    fn topics(tickets: &[Ticket]) -> Vec<&str> {
+        tickets.iter().map(|ticket| &*ticket.check.asked.topic).collect()
+    }
+
+    #[tokio::test]
+    async fn each_connection_takes_its_share() {
+        let lane = Lane::of_batches(2);
+        let _askers = ["a", "b", "c", "d", "e"].map(|topic| lane.ask(check("r", topic)));
+        assert_eq!(topics(&lane.take().await.unwrap()), ["a", "b", "c"]);
+        assert_eq!(topics(&lane.take().await.unwrap()), ["d"]);
+        assert_eq!(topics(&lane.take().await.unwrap()), ["e"]);
+    }
+
+    #[tokio::test]
+    async fn a_call_has_a_bounded_number_of_checks() {
+        for (lane, most) in [(Lane::of_batches(1), CALL_MAX), (Lane::of_singles(1), 1)] {
+            let _askers: Vec<Awaited> = (0..=CALL_MAX)
+                .map(|number| lane.ask(check("r", &number.to_string())))
+                .collect();
+            assert_eq!(lane.take().await.unwrap().len(), most);
+        }
+    }
+
+    #[tokio::test]
+    async fn equal_roles_are_next_to_each_other() {
+        let lane = Lane::of_batches(1);
+        let _askers = [("b", "1"), ("a", "2"), ("b", "3"), ("a", "4")]
+            .map(|(role, topic)| lane.ask(check(role, topic)));
+        assert_eq!(topics(&lane.take().await.unwrap()), ["2", "4", "1", "3"]);
+    }
+
+    #[tokio::test]
+    async fn an_equal_check_joins_one_that_waits_but_not_one_that_was_taken() {
+        let lane = Lane::of_batches(2);
+        let _first = ["same", "between"].map(|topic| lane.ask(check("r", topic)));
+        let taken = lane.take().await.unwrap();
+        assert_eq!(topics(&taken), ["same"]);
+        let _second = lane.ask(check("r", "same"));
+        // Those that come back at the front do not confuse which waits where.
+        lane.put_back(taken);
+        let _third = lane.ask(check("r", "same"));
+        let tickets = lane.take().await.unwrap();
+        assert_eq!(topics(&tickets), ["same", "between"]);
+        assert_eq!(tickets[0].askers.len(), 1);
+        let tickets = lane.take().await.unwrap();
+        assert_eq!(topics(&tickets), ["same"]);
+        assert_eq!(tickets[0].askers.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn nobody_asks_for_those_who_have_left() {
+        let lane = Lane::of_batches(1);
+        drop(lane.ask(check("r", "left")));
+        let _stays = lane.ask(check("r", "stays"));
+        assert_eq!(topics(&lane.take().await.unwrap()), ["stays"]);
+    }
+
+    #[tokio::test]
+    async fn a_closed_lane_ends_those_who_take_and_those_who_wait() {
+        let lane = Arc::new(Lane::of_batches(2));
+        let taker = tokio::spawn({
+            let lane = Arc::clone(&lane);
+            async move { lane.take().await.is_none() }
+        });
+        tokio::task::yield_now().await;
+        lane.close();
+        assert!(taker.await.unwrap());
+        assert!(lane.take().await.is_none());
+        assert!(lane.ask(check("r", "late")).answer.await.is_err());
     }
 }
