@@ -15,4 +15,4 @@ mod rooms;
 pub use cost::{PayloadCost, payload_cost};
 pub use message::{Body, Message, Unframeable, encode_replayed};
 pub use replay::Replay;
-pub use rooms::{Member, Membership, Room, Rooms};
+pub use rooms::{Member, MemberId, Membership, Room, Rooms};

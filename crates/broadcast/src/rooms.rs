@@ -17,6 +17,10 @@ pub struct Room<'a> {
     pub is_private: bool,
 }
 
+/// Tells the members of a server's rooms apart; never given twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct MemberId(u64);
+
 /// A channel that enters a room.
 pub struct Member {
     /// The socket's serializer.
@@ -30,7 +34,7 @@ pub struct Member {
 }
 
 struct Seated {
-    id: u64,
+    id: MemberId,
     version: Version,
     outlet: Arc<dyn Outlet>,
     reads: Arc<AtomicBool>,
@@ -41,7 +45,7 @@ struct Seated {
 #[derive(Default)]
 struct Seats {
     seated: Vec<Seated>,
-    places: HashMap<u64, usize>,
+    places: HashMap<MemberId, usize>,
 }
 
 impl Seats {
@@ -50,7 +54,7 @@ impl Seats {
         self.seated.push(member);
     }
 
-    fn leave(&mut self, id: u64) {
+    fn leave(&mut self, id: MemberId) {
         let Some(place) = self.places.remove(&id) else {
             return;
         };
@@ -81,7 +85,7 @@ impl Rooms {
     /// Lets a channel into a room, until the returned value is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
-        let id = self.last_id.fetch_add(1, Ordering::Relaxed);
+        let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
         let reads = Arc::new(AtomicBool::new(member.reads));
         let topic: Arc<str> = room.topic.into();
         let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
@@ -114,7 +118,7 @@ impl Rooms {
         &self,
         room: Room<'_>,
         message: &Message<'_>,
-        except: Option<&Membership>,
+        except: Option<MemberId>,
     ) -> Result<usize, Unframeable> {
         let seats = self
             .floor(room.is_private)
@@ -122,7 +126,6 @@ impl Rooms {
             .map(|seats| Arc::clone(&seats));
         let Some(seats) = seats else { return Ok(0) };
         let topic = format!("realtime:{}", room.topic);
-        let except = except.map(|membership| membership.id);
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
         let hearing = || {
             seats
@@ -163,7 +166,7 @@ impl Rooms {
 
     /// Whether a member on this serializer, other than `except`, would hear a message.
     #[must_use]
-    pub fn is_heard_by(&self, room: Room<'_>, version: Version, except: Option<&Membership>) -> bool {
+    pub fn is_heard_by(&self, room: Room<'_>, version: Version, except: Option<MemberId>) -> bool {
         let Some(seats) = self
             .floor(room.is_private)
             .get(room.topic)
@@ -171,7 +174,6 @@ impl Rooms {
         else {
             return false;
         };
-        let except = except.map(|membership| membership.id);
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
         seats.seated.iter().any(|member| {
             member.version == version && Some(member.id) != except && member.reads.load(Ordering::Acquire)
@@ -200,7 +202,7 @@ pub struct Membership {
     rooms: Arc<Rooms>,
     topic: Arc<str>,
     is_private: bool,
-    id: u64,
+    id: MemberId,
     reads: Arc<AtomicBool>,
 }
 
@@ -214,6 +216,12 @@ impl Membership {
         }
     }
 
+    /// Which member.
+    #[must_use]
+    pub fn id(&self) -> MemberId {
+        self.id
+    }
+
     /// Lets the member hear broadcasts from now on, or not any more.
     pub fn set_reads(&self, reads: bool) {
         self.reads.store(reads, Ordering::Release);
@@ -222,7 +230,7 @@ impl Membership {
     /// Whether a member on this serializer would hear what this one casts.
     #[must_use]
     pub fn is_heard_by(&self, version: Version, own: bool) -> bool {
-        let except = if own { None } else { Some(self) };
+        let except = (!own).then_some(self.id);
         self.rooms.is_heard_by(self.room(), version, except)
     }
 
@@ -231,7 +239,7 @@ impl Membership {
     /// # Errors
     /// As [`Rooms::cast`].
     pub fn cast(&self, message: &Message<'_>, own: bool) -> Result<usize, Unframeable> {
-        let except = if own { None } else { Some(self) };
+        let except = (!own).then_some(self.id);
         self.rooms.cast(self.room(), message, except)
     }
 }
@@ -339,7 +347,7 @@ mod tests {
         member.set_reads(true);
         assert_eq!(rooms.cast(PRIVATE, &HELLO, None), Ok(1));
         assert!(rooms.is_heard_by(PRIVATE, Version::V2, None));
-        assert!(!rooms.is_heard_by(PRIVATE, Version::V2, Some(&member)));
+        assert!(!rooms.is_heard_by(PRIVATE, Version::V2, Some(member.id())));
         assert_eq!(received(&inbox), 1);
     }
 

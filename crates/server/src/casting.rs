@@ -70,6 +70,12 @@ impl Socket {
                 claims,
                 checked,
             } => self.finish_write_check(&topic, generation, &claims, checked),
+            Done::Stored {
+                topic,
+                generation,
+                reference,
+                stored,
+            } => self.finish_persist(&topic, generation, &reference, stored),
             Done::ReplicationReady {
                 topic,
                 generation,

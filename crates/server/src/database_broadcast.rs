@@ -41,7 +41,7 @@ impl DatabaseBroadcast {
         let receivers = self
             .server
             .rooms
-            .cast(room, &message, None)
+            .cast(room, &message, self.server.withheld.take(row.id))
             .map_err(|error| error.to_string())?;
         self.server.note_broadcast(receivers);
         Ok(())

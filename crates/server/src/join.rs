@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use walcast_broadcast::{Member, Room};
+use walcast_broadcast::{Member, Replay, Room};
 use walcast_changes::Subscription;
 use walcast_messages::{Rights, RightsError};
 use walcast_protocol::{
-    BindingEntry, ErrorCode, Frame, JoinConfig, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
+    BindingEntry, ErrorCode, Frame, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
 };
 
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
@@ -82,7 +82,7 @@ const TOO_MANY_JOINS: End = End::new(
 );
 
 impl Refused {
-    fn new(code: ErrorCode, text: &str, remedy: &'static str) -> Self {
+    pub(crate) fn new(code: ErrorCode, text: &str, remedy: &'static str) -> Self {
         Self {
             code: code.as_str(),
             reason: walcast_protocol::join_reason(code, text),
@@ -130,18 +130,8 @@ impl Attempt {
         let payload = self.payload()?;
         self.check_limits(&payload)?;
         let credentials = self.credentials(&payload)?;
-        if payload
-            .config
-            .as_ref()
-            .is_some_and(|config| !config.private && config.broadcast.replay.is_some())
-        {
-            return Err(Refused::new(
-                ErrorCode::UnableToReplayMessages,
-                "Replay is not allowed for public channels",
-                "leave `replay` out, or join with private: true",
-            ));
-        }
-        let private = self.private(&payload, &credentials).await?;
+        let replay = self.replay_range(&payload)?;
+        let private = self.private(&payload, &credentials, replay.is_some()).await?;
         let entries = self.entries(&payload);
         let response = join_response(&entries);
         let legacy = payload.config.is_none();
@@ -160,7 +150,12 @@ impl Attempt {
         };
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
-        let relay = self.relay(&payload, private.as_deref());
+        let history = replay.is_some().then(Arc::<Replay>::default);
+        let relay = self.relay(&payload, private.as_deref(), history.clone());
+        let replayed = match (replay, history) {
+            (Some(range), Some(history)) => self.replay(range, &history).await?,
+            _ => Vec::new(),
+        };
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
@@ -174,7 +169,7 @@ impl Attempt {
         Ok(Accepted {
             channel: Box::new(channel),
             response,
-            replayed: Vec::new(),
+            replayed,
             casting: outcome,
             awaits_replication: payload
                 .config
@@ -306,6 +301,7 @@ impl Attempt {
         &self,
         payload: &JoinPayload,
         credentials: &Credentials,
+        replays: bool,
     ) -> Result<Option<Box<Private>>, Refused> {
         let Some(config) = payload.config.as_ref().filter(|config| config.private) else {
             return Ok(None);
@@ -316,7 +312,7 @@ impl Attempt {
             .await
             .and_then(|read| read.required(&asked))
             .map_err(|error| self.unauthorized(&error))?;
-        if wants_replay(config) && read.broadcast != Some(true) {
+        if replays && read.broadcast != Some(true) {
             return Err(Refused::new(
                 ErrorCode::Unauthorized,
                 &format!(
@@ -340,7 +336,7 @@ impl Attempt {
     }
 
     /// Step 12: a place in the room. What arrives from now on waits behind the gate.
-    fn relay(&self, payload: &JoinPayload, private: Option<&Private>) -> Relay {
+    fn relay(&self, payload: &JoinPayload, private: Option<&Private>, history: Option<Arc<Replay>>) -> Relay {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
@@ -350,7 +346,7 @@ impl Attempt {
             version: self.version,
             outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
             reads: private.is_none_or(|private| private.rights.broadcast.read == Some(true)),
-            replay: None,
+            replay: history,
         };
         Relay {
             membership: self.server.rooms.enter(room, member),
@@ -440,15 +436,9 @@ impl Attempt {
             .unwrap_or(Err(Unfulfilled::NotReady))
     }
 
-    fn sub_topic(&self) -> &str {
+    pub(crate) fn sub_topic(&self) -> &str {
         sub_topic(&self.topic)
     }
-}
-
-/// Whether stored messages are asked for; a value that is no object is ignored (`protocol.md 5.9`).
-fn wants_replay(config: &JoinConfig) -> bool {
-    let replay = config.broadcast.replay.as_ref();
-    replay.is_some_and(|replay| replay.get().starts_with('{'))
 }
 
 /// Everything after the first `realtime:`.

@@ -4,6 +4,7 @@ use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, pay
 use walcast_protocol::{Encoding, ErrorCode, Message, Payload, Ref, Status, UserBroadcastPush, Version};
 
 use crate::metrics;
+use crate::persist;
 use crate::private::Leave;
 use crate::socket::Socket;
 
@@ -33,6 +34,9 @@ enum Unrelayed {
     BinaryPush,
     #[error("payload_not_framed")]
     Unframeable,
+    /// Only private channels have stored messages (`protocol.md 15.2`).
+    #[error("not_storable")]
+    NotStorable,
 }
 
 impl Socket {
@@ -49,7 +53,17 @@ impl Socket {
             return;
         };
         let ack = channel.relay.ack;
-        let relayed = channel.relay.send(&message.payload, limit_bytes);
+        let wish = match &message.payload {
+            Payload::UserBroadcast(push) => persist::wish(push).map(|keep| (push, keep)),
+            Payload::Json(_) | Payload::Bytes(_) => None,
+        };
+        let relayed = match wish {
+            None => channel.relay.send(&message.payload, limit_bytes),
+            Some((push, keep)) => match channel.relay.check_storable(push, limit_bytes) {
+                Ok(()) => return self.persist(topic, &message.reference, push, keep),
+                Err(unstorable) => Err(unstorable),
+            },
+        };
         let join_ref = channel.reference.clone();
         match relayed {
             Ok(receivers) => {
@@ -67,7 +81,12 @@ impl Socket {
                     "broadcast not relayed"
                 );
                 if ack {
-                    let response = format!("\"{unrelayed}\"");
+                    let response = match unrelayed {
+                        Unrelayed::NotStorable => {
+                            r#"{"error":"only broadcasts of private channels can be stored"}"#.to_owned()
+                        }
+                        unrelayed => format!("\"{unrelayed}\""),
+                    };
                     self.acknowledge(&join_ref, &message.reference, topic, Status::Error, &response);
                 }
             }
@@ -75,7 +94,14 @@ impl Socket {
     }
 
     /// Through the channel's own way, so that an echo comes before it (`protocol.md 5.3`).
-    fn acknowledge(&self, join_ref: &Ref, reference: &Ref, topic: &str, status: Status, response: &str) {
+    pub(crate) fn acknowledge(
+        &self,
+        join_ref: &Ref,
+        reference: &Ref,
+        topic: &str,
+        status: Status,
+        response: &str,
+    ) {
         self.push(walcast_protocol::reply(
             self.version,
             join_ref,
@@ -108,20 +134,20 @@ impl Relay {
     }
 
     fn send_event(&self, push: &UserBroadcastPush, limit_bytes: usize) -> Result<usize, Unrelayed> {
-        /// What the reference adds for each (`protocol.md 5.5`).
-        const EVENT_OVERHEAD_BYTES: usize = 26;
-        if push.event.len() + push.payload.len() + EVENT_OVERHEAD_BYTES > limit_bytes {
-            return Err(Unrelayed::TooLarge);
-        }
-        let body = match push.encoding {
-            Encoding::Binary => Body::Binary(&push.payload),
-            Encoding::Json => Body::Json(json_text(&push.payload).ok_or(Unrelayed::NotJson)?),
-        };
+        let body = body(push, limit_bytes)?;
         self.cast(&Broadcast::Event {
             event: &push.event,
             body,
             id: None,
         })
+    }
+
+    /// Whether a broadcast may be stored instead of relayed at once.
+    fn check_storable(&self, push: &UserBroadcastPush, limit_bytes: usize) -> Result<(), Unrelayed> {
+        if !self.membership.room().is_private {
+            return Err(Unrelayed::NotStorable);
+        }
+        body(push, limit_bytes).map(|_| ())
     }
 
     fn is_heard_by(&self, version: Version) -> bool {
@@ -132,6 +158,19 @@ impl Relay {
         self.membership
             .cast(message, self.own)
             .map_err(|_| Unrelayed::Unframeable)
+    }
+}
+
+/// What a push carries, if it can be passed on.
+fn body(push: &UserBroadcastPush, limit_bytes: usize) -> Result<Body<'_>, Unrelayed> {
+    /// What the reference adds for each (`protocol.md 5.5`).
+    const EVENT_OVERHEAD_BYTES: usize = 26;
+    if push.event.len() + push.payload.len() + EVENT_OVERHEAD_BYTES > limit_bytes {
+        return Err(Unrelayed::TooLarge);
+    }
+    match push.encoding {
+        Encoding::Binary => Ok(Body::Binary(&push.payload)),
+        Encoding::Json => json_text(&push.payload).map(Body::Json).ok_or(Unrelayed::NotJson),
     }
 }
 

@@ -61,13 +61,7 @@ impl Socket {
 
 fn wait(server: Arc<Server>, topic: Arc<str>, generation: u64) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let streaming = async {
-            let mut status = server.prepared_changes().await.status();
-            status
-                .wait_for(|status| *status == Status::Streaming)
-                .await
-                .is_ok()
-        };
+        let streaming = Box::pin(server.streaming());
         let is_streaming = within(PATIENCE, streaming).await.unwrap_or(false);
         Done::ReplicationReady {
             topic,

@@ -6,7 +6,7 @@ use std::time::Instant;
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
 use walcast_changes::Subscription;
-use walcast_messages::{ReadRights, RightsError, WriteRights};
+use walcast_messages::{PersistError, ReadRights, RightsError, WriteRights};
 use walcast_protocol::{Frame, Message, Payload, Ref, Status};
 
 use crate::channel::Channel;
@@ -88,6 +88,13 @@ pub(crate) enum Done {
         generation: u64,
         claims: Arc<Claims>,
         checked: Result<WriteRights, RightsError>,
+    },
+    /// A broadcast that was to be stored.
+    Stored {
+        topic: Arc<str>,
+        generation: u64,
+        reference: Ref,
+        stored: Result<(), PersistError>,
     },
     /// The wait for database broadcasts.
     ReplicationReady {

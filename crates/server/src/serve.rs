@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_broadcast::Rooms;
 use walcast_changes::{Changes, Meter, Status};
-use walcast_messages::Authorizer;
+use walcast_messages::{Archive, ArchiveOptions, Authorizer};
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
@@ -21,6 +21,7 @@ use crate::database_broadcast::DatabaseBroadcast;
 use crate::http::{self, Readiness};
 use crate::limits::Rates;
 use crate::metrics::{self, Metrics, RecorderTaken};
+use crate::persist::Withheld;
 use crate::rate;
 use crate::shutdown::{drain, within};
 use crate::sockets::Sockets;
@@ -63,6 +64,8 @@ pub struct Server {
     pub sockets: Arc<Sockets>,
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
+    /// Stored messages under way.
+    pub withheld: Withheld,
     /// What happens a second.
     pub rates: Arc<Rates>,
     /// Counters.
@@ -77,6 +80,7 @@ pub struct Server {
 struct Prepared {
     changes: Changes,
     authorizer: Authorizer,
+    archive: Archive,
 }
 
 impl Server {
@@ -100,9 +104,23 @@ impl Server {
         self.prepared().await.changes
     }
 
+    /// Waits until the change stream runs; false if it has ended for good.
+    pub async fn streaming(&self) -> bool {
+        let mut status = self.prepared_changes().await.status();
+        status
+            .wait_for(|status| *status == Status::Streaming)
+            .await
+            .is_ok()
+    }
+
     /// Who may do what with private channels; waits while the database is being prepared.
     pub async fn prepared_authorizer(&self) -> Authorizer {
         self.prepared().await.authorizer
+    }
+
+    /// The stored messages; waits while the database is being prepared.
+    pub async fn prepared_archive(&self) -> Archive {
+        self.prepared().await.archive
     }
 
     async fn prepared(&self) -> Prepared {
@@ -180,6 +198,7 @@ pub async fn run_with(
         rates,
         sockets: Arc::default(),
         rooms: Arc::default(),
+        withheld: Withheld::default(),
         metrics: Metrics::new(),
         recorder,
         prepared: watch::Sender::new(None),
@@ -204,12 +223,7 @@ pub async fn run_with(
     if let Some(ready) = extras.ready {
         let server = Arc::clone(&server);
         tokio::spawn(async move {
-            let mut status = server.prepared_changes().await.status();
-            if status
-                .wait_for(|status| *status == Status::Streaming)
-                .await
-                .is_ok()
-            {
+            if server.streaming().await {
                 let _ = ready.send(());
             }
         });
@@ -313,8 +327,11 @@ async fn start_changes(
         tracing::warn!(%error, "the partitions of realtime.messages could not be looked at; trying again");
     }
     tokio::spawn(walcast_messages::upkeep(pool.clone(), stop.clone()));
+    let archive = Archive::new(pool.connect_options().as_ref(), ArchiveOptions::default());
     let changes = Changes::start(replication, pool, options, stop);
-    server
-        .prepared
-        .send_replace(Some(Prepared { changes, authorizer }));
+    server.prepared.send_replace(Some(Prepared {
+        changes,
+        authorizer,
+        archive,
+    }));
 }

@@ -24,6 +24,7 @@ mod key_sets;
 mod limits;
 mod migrations;
 mod private;
+mod replay;
 mod server;
 #[path = "../../src/token/signing.rs"]
 mod signing;
