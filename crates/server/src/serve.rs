@@ -328,6 +328,8 @@ async fn start_changes(
     }
     tokio::spawn(walcast_messages::upkeep(pool.clone(), stop.clone()));
     let archive = Archive::new(pool.connect_options().as_ref(), ArchiveOptions::default());
+    let (expiring, stopped) = (archive.clone(), stop.clone());
+    tokio::spawn(async move { expiring.keep_deleting_expired(stopped).await });
     let changes = Changes::start(replication, pool, options, stop);
     server.prepared.send_replace(Some(Prepared {
         changes,

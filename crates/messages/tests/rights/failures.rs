@@ -74,11 +74,10 @@ async fn a_role_we_may_not_become_has_no_rights() {
     let database = prepared(
         "create policy everything on realtime.messages for all to public using (true);
          do $$ begin
-           create role rights_server login noinherit;
+           create role rights_server login inherit;
          exception when duplicate_object or unique_violation then null;
          end $$;
          grant supabase_realtime_admin, anon to rights_server;
-         alter role rights_server inherit;
          grant usage on schema walcast to rights_server;
          grant execute on all functions in schema walcast to rights_server;",
     )
