@@ -197,6 +197,18 @@ fn describe() {
         "Times the replication stream was lost"
     );
     describe_gauge!("walcast_wal_lag_bytes", "WAL written but not yet decoded");
+    describe_counter!(
+        "walcast_messages_partitions_created_total",
+        "Partitions of realtime.messages that were made"
+    );
+    describe_counter!(
+        "walcast_messages_partitions_dropped_total",
+        "Partitions of realtime.messages that were dropped as too old"
+    );
+    describe_counter!(
+        "walcast_messages_upkeep_failures_total",
+        "Partitions of realtime.messages that could not be made or dropped, and runs that could do nothing"
+    );
     describe_gauge!(
         "walcast_replication_queue_changes",
         "Decoded changes that wait to be matched"

@@ -61,6 +61,14 @@ pub(crate) async fn read_rights(
                 "the database is not prepared yet".into(),
             ))
         })
+        .inspect_err(|error| heed(server, error))
+}
+
+/// A check that found no partition for its rows is the first to notice that the days went by without us.
+fn heed(server: &Server, error: &RightsError) {
+    if matches!(error, RightsError::MissingPartition) {
+        server.note_missing_partition();
+    }
 }
 
 /// Asks what may be said.
@@ -76,6 +84,7 @@ pub(crate) async fn write_rights(server: &Server, asked: &Asked) -> Result<Write
                 "the database is not prepared yet".into(),
             ))
         })
+        .inspect_err(|error| heed(server, error))
 }
 
 /// Whether a message may go on.

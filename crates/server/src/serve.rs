@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_broadcast::Rooms;
 use walcast_changes::{Changes, Meter, Status};
-use walcast_messages::{Archive, ArchiveOptions, Authorizer};
+use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
@@ -38,6 +38,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Pause between attempts to prepare the database: doubles from the first to the last.
 const PREPARE_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+
+/// Longest wait for the partitions of messages at start. Only private channels and messages need them.
+const FIRST_UPKEEP: Duration = Duration::from_secs(5);
 
 /// Pause between two times the metrics recorder tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -81,6 +84,7 @@ struct Prepared {
     changes: Changes,
     authorizer: Authorizer,
     archive: Archive,
+    upkeep: Upkeep,
 }
 
 impl Server {
@@ -121,6 +125,13 @@ impl Server {
     /// The stored messages; waits while the database is being prepared.
     pub async fn prepared_archive(&self) -> Archive {
         self.prepared().await.archive
+    }
+
+    /// Has the missing partition made, instead of waiting until it is looked again.
+    pub fn note_missing_partition(&self) {
+        if let Some(prepared) = &*self.prepared.borrow() {
+            prepared.upkeep.run_soon();
+        }
     }
 
     async fn prepared(&self) -> Prepared {
@@ -323,10 +334,9 @@ async fn start_changes(
         walcast_messages::Options::default(),
     );
     // Private channels are judged by rows of today: there must be a place for them before the first one is joined.
-    if let Err(error) = walcast_messages::keep_partitions(&pool).await {
-        tracing::warn!(%error, "the partitions of realtime.messages could not be looked at; trying again");
-    }
-    tokio::spawn(walcast_messages::upkeep(pool.clone(), stop.clone()));
+    let connect = pool.connect_options();
+    let upkeep = Upkeep::start(connect.as_ref().clone(), UpkeepOptions::default(), stop.clone());
+    let _late = within(FIRST_UPKEEP, upkeep.first_run()).await;
     let archive = Archive::new(pool.connect_options().as_ref(), ArchiveOptions::default());
     let (expiring, stopped) = (archive.clone(), stop.clone());
     tokio::spawn(async move { expiring.keep_deleting_expired(stopped).await });
@@ -335,5 +345,6 @@ async fn start_changes(
         changes,
         authorizer,
         archive,
+        upkeep,
     }));
 }

@@ -7,6 +7,8 @@
 )]
 
 mod functions;
+mod partitions;
 mod scene;
 mod stream;
 mod table;
+mod upkeep;

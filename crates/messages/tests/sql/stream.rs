@@ -1,11 +1,12 @@
 //! Messages as they come out of the replication stream (`database.md 4.3`).
 
-use crate::scene::{Session, with_partition};
+use crate::scene::{Session, migrated};
+use sqlx::{Connection, PgConnection};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use walcast_messages::{MessageRow, RowBody, is_messages_partition};
+use walcast_messages::{MessageRow, PartitionOptions, RowBody, is_messages_partition, keep_partitions};
 use walcast_replication::{Config, Event, Interest, StreamOptions, TablePublication};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,7 +24,7 @@ type Read = (String, String, bool, Result<String, Vec<u8>>);
 
 #[tokio::test]
 async fn what_the_functions_send_is_read_from_the_stream_in_commit_order() {
-    let database = with_partition().await;
+    let database = migrated().await;
     let options = StreamOptions {
         table_publications: vec![TablePublication {
             name: "supabase_realtime_messages_publication".to_owned(),
@@ -38,6 +39,12 @@ async fn what_the_functions_send_is_read_from_the_stream_in_commit_order() {
     let first = timeout(PATIENCE, stream.next()).await.unwrap();
     assert!(matches!(first, Some(Event::Streaming { .. })), "{first:?}");
 
+    // A table whose partitions come while it streams.
+    let mut connection = PgConnection::connect(&database.url()).await.unwrap();
+    let kept = keep_partitions(&mut connection, &PartitionOptions::default())
+        .await
+        .unwrap();
+    assert_eq!(kept.created.len(), 5);
     let mut session = Session::of(&database).await;
     session
         .run(

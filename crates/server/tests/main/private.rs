@@ -303,3 +303,24 @@ async fn kind_3_is_judged_like_a_text_push() {
     sender.expect(acknowledged("alice-write", "2")).await;
     assert!(matches!(receiver.next().await, Message::Binary(_)));
 }
+
+#[tokio::test]
+async fn a_partition_missed_by_a_join_is_made_for_the_next() {
+    let (database, server) = start().await;
+    database
+        .execute(
+            "do $$declare partition regclass; begin
+               for partition in select inhrelid::regclass from pg_inherits where inhparent = 'realtime.messages'::regclass
+               loop execute 'drop table ' || partition; end loop;
+             end$$",
+        )
+        .await;
+    let mut socket = server.socket_as("2.0.0", &user("alice", 3600)).await;
+    let joined = socket.join("realtime:alice", "1", private(&json!({}))).await;
+    let reason = "MissingPartition: Realtime was unable to find the expected messages partition";
+    assert_eq!(joined, ("error".to_owned(), json!({ "reason": reason })));
+    database
+        .until("select count(*) = 5 from pg_inherits where inhparent = 'realtime.messages'::regclass")
+        .await;
+    member(&server, "alice", "alice", json!({})).await;
+}
