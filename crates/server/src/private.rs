@@ -24,7 +24,7 @@ pub struct Private {
     pub rights: Rights,
     /// Whether the channel joined with presence: then reading it is checked too.
     pub with_presence: bool,
-    /// Messages that wait for a check of writing, while one is under way.
+    /// Messages that wait for a check, while one is under way.
     pub waiting: Option<Vec<Message>>,
 }
 
@@ -169,7 +169,8 @@ impl Socket {
         }
     }
 
-    /// Checks for a new token what a private channel may hear (`protocol.md 4.3`).
+    /// Checks for a new token what a private channel may hear (`protocol.md 4.3`). What comes after the token waits: its
+    /// answer tells the client that the token is in use.
     pub(crate) fn renew_rights(&mut self, topic: &Arc<str>, generation: u64) {
         let (server, headers) = (Arc::clone(&self.server), Arc::clone(&self.headers));
         let Some(channel) = self.channel_of(topic, generation) else {
@@ -181,6 +182,7 @@ impl Socket {
         };
         private.rights.broadcast.write = None;
         private.rights.presence.write = None;
+        private.waiting.get_or_insert_default();
         let with_presence = private.with_presence;
         let topic = Arc::clone(topic);
         self.work.push(Box::pin(async move {
@@ -203,15 +205,12 @@ impl Socket {
         claims: &Arc<Claims>,
         checked: Result<ReadRights, RightsError>,
     ) {
+        self.full_backlog.take_if(|full| *full == generation);
         let headers = Arc::clone(&self.headers);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
-        // A still newer token is being checked.
-        if !Arc::ptr_eq(claims, &channel.credentials.claims) {
-            return;
-        }
-        let Some(renewed) = channel.renew(checked, &asked(topic, claims, &headers)) else {
+        let Some((renewed, waiting)) = channel.renew(checked, &asked(topic, claims, &headers)) else {
             return;
         };
         if let Err(error) = renewed {
@@ -219,11 +218,14 @@ impl Socket {
             metrics::channel_closed(error.code().as_str());
             self.close_channel(topic, &error.refresh_message(sub_topic(topic)));
         }
+        for message in waiting {
+            self.route(message);
+        }
     }
 }
 
 impl Channel {
-    /// Whether a check of writing is under way.
+    /// Whether a check is under way.
     pub(crate) fn is_being_checked(&self) -> bool {
         self.private
             .as_ref()
@@ -235,20 +237,22 @@ impl Channel {
         self.private.as_mut()?.waiting.as_mut()
     }
 
-    /// Takes in what may be heard with a new token; none if the channel is public.
+    /// Takes in what may be heard with a new token, and gives out what waited for that; none if the channel is public.
     fn renew(
         &mut self,
         checked: Result<ReadRights, RightsError>,
         asked: &Asked,
-    ) -> Option<Result<(), RightsError>> {
+    ) -> Option<(Result<(), RightsError>, Vec<Message>)> {
         let private = self.private.as_mut()?;
+        let waiting = private.waiting.take().unwrap_or_default();
         let renewed = checked.and_then(|read| private.rights.renewed(read, asked));
-        Some(renewed.map(|rights| {
+        let renewed = renewed.map(|rights| {
             private.rights = rights;
             self.relay
                 .membership
                 .set_reads(rights.broadcast.read == Some(true));
-        }))
+        });
+        Some((renewed, waiting))
     }
 }
 

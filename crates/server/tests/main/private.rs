@@ -264,6 +264,31 @@ async fn section_4_5_the_right_to_write_is_asked_anew_for_a_new_token() {
 }
 
 #[tokio::test]
+async fn section_4_3_what_follows_a_token_waits_until_its_rights_are_known() {
+    let (database, server) = start().await;
+    // The new token's right to read is found missing long after its right to write could be found.
+    let slowly = "create policy slowly on realtime.messages as restrictive for select to authenticated
+        using (auth.jwt() ->> 'slow' is null or pg_sleep(0.3) is null)";
+    database.execute(slowly).await;
+    let topic = "alice-write";
+    let mut socket = member(&server, "alice", topic, json!({"ack": true})).await;
+    let full = format!("realtime:{topic}");
+    let slow = sign(&json!({"role": "authenticated", "sub": "alice", "slow": true, "exp": now_s() + 3600}));
+    socket
+        .send_json(json!(["1", "2", full, "access_token", {"access_token": slow}]))
+        .await;
+    socket.send_json(broadcast(topic, "3", "late")).await;
+    socket
+        .expect(json!(["1", null, full, "system", {"extension": "system", "status": "error",
+            "message": "You do not have permissions to read from this Channel topic: alice-write", "channel": topic}]))
+        .await;
+    socket.expect(json!(["1", "1", full, "phx_close", {}])).await;
+    socket
+        .expect(json!([null, "3", full, "phx_reply", {"status": "error", "response": {"reason": "unmatched topic"}}]))
+        .await;
+}
+
+#[tokio::test]
 async fn without_a_database_private_channels_are_refused_with_the_reason_and_public_ones_work() {
     let server = Walcast::start(&[("WALCAST_JOIN_TIMEOUT_MS", "300")]).await;
     let mut socket = server.socket().await;
