@@ -16,7 +16,7 @@ use crate::visibility::Asker;
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walcast_replication::{Relation, Stats, StreamOptions};
@@ -203,7 +203,39 @@ impl Context {
 
     /// Checks every binding for a role, in request order; the first that fails makes all fail
     /// (`protocol.md 7.3`).
+    ///
+    /// A refusal ends the matter for the client, so it must not rest on what the catalog said before it asked: a
+    /// table may have been made anew since, a right granted.
     async fn check(&self, bindings: &[&Binding], claims: &Claims) -> Result<Checked, SubscribeError> {
+        let asked = Instant::now();
+        match self.check_as_known(bindings, claims).await {
+            Err(error) if error.is_final() && self.forget_before(asked, bindings, &claims.role) => {
+                self.check_as_known(bindings, claims).await
+            }
+            checked => checked,
+        }
+    }
+
+    /// Forgets what the catalog said before a moment of the tables that the bindings name; whether there was
+    /// anything.
+    fn forget_before(&self, moment: Instant, bindings: &[&Binding], role: &String) -> bool {
+        let mut forgotten = self.roles.forget_before(role, moment);
+        for binding in bindings {
+            let names = (binding.schema.clone(), binding.table.clone());
+            for oid in self.published.known(&names).iter().flat_map(|oids| oids.iter()) {
+                forgotten |= self.facts.forget_before(oid, moment);
+                forgotten |= self.selectable.forget_before(&(*oid, role.clone()), moment);
+            }
+            forgotten |= self.published.forget_before(&names, moment);
+        }
+        forgotten
+    }
+
+    async fn check_as_known(
+        &self,
+        bindings: &[&Binding],
+        claims: &Claims,
+    ) -> Result<Checked, SubscribeError> {
         let mut checked = Checked {
             attachments: Vec::new(),
             warnings: Vec::new(),

@@ -47,6 +47,16 @@ impl<K: Eq + Hash + Clone, V: Clone> Fresh<K, V> {
         slot.answer.get_or_try_init(|| load).await.cloned()
     }
 
+    /// The value of `key`, if there is one in memory.
+    pub(crate) fn known(&self, key: &K) -> Option<V> {
+        self.slots.get(key).and_then(|slot| slot.answer.get().cloned())
+    }
+
+    /// Forgets the value of `key` if it was asked for before a moment; whether it was.
+    pub(crate) fn forget_before(&self, key: &K, moment: Instant) -> bool {
+        self.slots.remove_if(key, |_, slot| slot.asked < moment).is_some()
+    }
+
     /// Forgets what is too old to be used.
     pub(crate) fn sweep(&self) {
         self.slots.retain(|_, slot| slot.asked.elapsed() <= self.keep);

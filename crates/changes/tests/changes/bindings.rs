@@ -304,3 +304,21 @@ async fn a_table_that_is_streamed_for_a_tap_is_nothing_for_a_wildcard_until_it_i
     assert_eq!(listener.id().await, 3);
     assert_eq!(heard.recv().await.unwrap(), "3");
 }
+
+#[tokio::test]
+async fn a_table_made_anew_and_a_right_granted_a_moment_ago_are_known_to_the_next_subscription() {
+    let t = table("t", "id int primary key, a text");
+    let scene = Scene::new(&t).await;
+    let entries = json!([{ "event": "*", "schema": "public", "table": "t", "select": ["id"] }]);
+    let _before = scene.listen(user(ALICE), entries.clone()).await;
+    scene.run(&format!("begin; drop table t; {t}; commit")).await;
+    let mut listener = scene.listen(user(ALICE), entries.clone()).await;
+    scene.run("insert into t values (1)").await;
+    assert_eq!(listener.id().await, 1);
+
+    scene.run("revoke select on t from anon").await;
+    let refused = scene.refusal(role("anon", ""), entries.clone()).await;
+    assert!(refused.ends_with("invalid column for select id"), "{refused}");
+    scene.run("grant select on t to anon").await;
+    scene.listen(role("anon", ""), entries).await;
+}
