@@ -1,0 +1,27 @@
+//! What is about the recorded server and not about the protocol.
+
+use super::Instead::Status;
+use super::{Difference, deliberate};
+
+const NOT_FOUND: &str = "Not Found";
+
+pub(super) const TOOLS: &[Difference] = &[
+    deliberate(
+        &["http-openapi"],
+        "The recorded server's pages for people are no part of the protocol; `/` is free for Walcast's own.",
+        &[
+            Status(3, 404, NOT_FOUND),
+            Status(5, 404, NOT_FOUND),
+            Status(9, 404, NOT_FOUND),
+            Status(11, 404, NOT_FOUND),
+            Status(12, 404, NOT_FOUND),
+            Status(14, 404, NOT_FOUND),
+            Status(15, 404, NOT_FOUND),
+        ],
+    ),
+    deliberate(
+        &["limits-replication-not-ready"],
+        "A slot name that is taken holds up nothing: Walcast's slots are temporary and named anew by each process.",
+        &[],
+    ),
+];
