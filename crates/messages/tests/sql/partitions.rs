@@ -391,13 +391,15 @@ async fn several_servers_at_once_do_the_work_once() {
 #[tokio::test]
 async fn over_the_reference_server_s_table_the_owner_stays_the_same() {
     let database = Postgres::shared().await.database().await;
-    // An older one: other columns, the check not validated, today's partition there.
+    // Columns in another order, the check not validated, today's partition there.
     database
         .execute(
             "create table realtime.messages (
-               id uuid default gen_random_uuid(), topic text not null, extension text not null, payload jsonb, event text,
+               binary_payload bytea, id uuid default gen_random_uuid(), topic text not null, extension text not null, payload jsonb, event text,
                private boolean default false, updated_at timestamp not null default now(),
                inserted_at timestamp not null default now(), primary key (id, inserted_at)) partition by range (inserted_at);
+             alter table realtime.messages add constraint messages_payload_exclusive
+               check (payload is null or binary_payload is null) not valid;
              alter table realtime.messages owner to supabase_realtime_admin",
         )
         .await;
