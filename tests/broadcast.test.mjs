@@ -106,8 +106,46 @@ for (const kind of [...kinds, newestOn1]) {
         assert.equal(heard.broadcasts.size, 0)
       }
     })
+
+    test('what the database sends arrives with the id of its row', async () => {
+      const heard = await join(kind, 'from the database', { replication_ready: true })
+      await heard.systems.until((system) => system.message === 'Replication connection established')
+      for (const payload of PAYLOADS.filter((payload) => !JSON.stringify(payload).includes('\\u0000'))) {
+        await walcast.sql('select realtime.send($1, $2, $3, false)', [payload, 'note', 'from the database'])
+        const [{ id }] = await walcast.sql(
+          `select id from realtime.messages where topic = 'from the database' order by inserted_at desc limit 1`,
+        )
+        const sent = { ...message('note', { ...payload, id }), meta: { id } }
+        assert.deepEqual(await heard.broadcasts.next(), sent)
+      }
+    })
+
+    test('a transaction that sends and fails is not heard', async () => {
+      const heard = await join(kind, 'rolled back', { replication_ready: true })
+      await heard.systems.until((system) => system.message === 'Replication connection established')
+      const send = (n) => `select realtime.send('{"n": ${n}}', 'note', 'rolled back', false)`
+      // Several statements in one message to Postgres are one transaction.
+      await assert.rejects(walcast.sql(`${send(1)}; select 1 / 0`), /division by zero/)
+      await walcast.sql(`${send(2)}; ${send(3)}`)
+      for (const n of [2, 3]) assert.equal((await heard.broadcasts.next()).payload.n, n)
+    })
   })
 }
+
+test('bytes that the database sends reach those who can be given them', async () => {
+  const receivers = [await join(newest, 'stored bytes', { replication_ready: true }), await join(old, 'stored bytes')]
+  await receivers[0].systems.until((system) => system.message === 'Replication connection established')
+  await walcast.sql(`select realtime.send_binary('\\x0001ff', 'bytes', 'stored bytes', false)`)
+  await walcast.sql(`select realtime.send('{"id": "mine"}', 'note', 'stored bytes', false)`)
+  const heard = await receivers[0].broadcasts.next()
+  assert.deepEqual({ ...heard, meta: undefined }, { ...message('bytes', bytes(0, 1, 255)), meta: undefined })
+  assert.match(heard.meta.id, /^[0-9a-f-]{36}$/)
+  for (const { broadcasts } of receivers) {
+    const { meta, ...text } = await broadcasts.next()
+    assert.deepEqual(text, message('note', { id: 'mine' }))
+    assert.match(meta.id, /^[0-9a-f-]{36}$/)
+  }
+})
 
 test('bytes arrive as they were sent, of any length', async () => {
   const sender = await join(newest, 'bytes')

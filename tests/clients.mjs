@@ -31,12 +31,14 @@ export const newestOn1 = {
 }
 
 const opened = []
-after(async () => {
-  for (const client of opened) {
-    await client.removeAllChannels()
-    client.realtime.disconnect()
-  }
-})
+after(() =>
+  Promise.all(
+    opened.map(async (client) => {
+      await client.removeAllChannels()
+      client.realtime.disconnect()
+    }),
+  ),
+)
 
 /**
  * A client with the anonymous key. `session` is that of a signed-in user; its `token` is asked for when needed.

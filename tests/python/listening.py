@@ -10,6 +10,8 @@ LIMIT_S = 10
 
 # What it complains about is what the tests are for.
 logging.getLogger("realtime").addHandler(logging.NullHandler())
+# Tests run in asyncio's debug mode, which tells when a step is slow; the first HTTP request loads certificates.
+logging.getLogger("asyncio").setLevel(logging.ERROR)
 
 
 class Inbox:

@@ -1,5 +1,6 @@
 """Broadcasts and changes, for everybody."""
 
+import asyncio
 import unittest
 
 from realtime import RealtimeAcknowledgementStatus, RealtimePostgresChangesListenEvent, RealtimeSubscribeStates
@@ -65,11 +66,11 @@ class Broadcasts(ListeningTestCase):
         self.assertEqual(first.broadcasts.size, 0)
 
     async def test_a_client_joins_again_by_itself_when_its_server_is_back(self):
-        own = Walcast()
+        own = await asyncio.to_thread(Walcast)
         self.addCleanup(own.stop)
         self.walcast = own
         heard = await self.join("back", broadcast={"self": True})
-        own.crash_and_restart()
+        await asyncio.to_thread(own.crash_and_restart)
         joined = lambda status: status[0] == RealtimeSubscribeStates.SUBSCRIBED
         await heard.statuses.until(joined, limit_s=30)
         await heard.channel.send_broadcast("note", {"n": 1})
@@ -77,14 +78,14 @@ class Broadcasts(ListeningTestCase):
 
 
 class Changes(ListeningTestCase):
-    async def asyncSetUp(self):
-        await self.walcast.run_script("""
+    def setUp(self):
+        self.walcast.run_script("""
             create table public.items (id int primary key, room_id int, name text, tags text[]);
             alter table public.items replica identity full;
             grant select on public.items to anon;
             alter publication supabase_realtime add table public.items;
         """)
-        self.addAsyncCleanup(self.walcast.run_script, "drop table public.items")
+        self.addCleanup(self.walcast.run_script, "drop table public.items")
 
     async def listen(self, *bindings):
         heard = Heard(self.connect(), "items")

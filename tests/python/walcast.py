@@ -1,5 +1,6 @@
 """Runs the real program, `walcast dev`, in a folder of its own."""
 
+import asyncio
 import base64
 import hashlib
 import hmac
@@ -78,13 +79,17 @@ class Walcast:
         finally:
             await connection.close()
 
-    async def run_script(self, script):
-        """Runs statements without values, as the superuser."""
-        connection = await asyncpg.connect(self._database_url)
-        try:
-            await connection.execute(script)
-        finally:
-            await connection.close()
+    def run_script(self, script):
+        """Runs statements without values, as the superuser. Not for use in a coroutine."""
+
+        async def run():
+            connection = await asyncpg.connect(self._database_url)
+            try:
+                await connection.execute(script)
+            finally:
+                await connection.close()
+
+        asyncio.run(run())
 
     def user_token(self, sub, **claims):
         """A token of a signed-in user, good for an hour unless `exp` says otherwise."""
