@@ -6,6 +6,7 @@ import { Socket } from 'phoenix'
 import ws from 'ws'
 import { connect, newest, subscribe } from './clients.mjs'
 import { Inbox } from './inbox.mjs'
+import { ADA, allow, BEN, build } from './rooms.mjs'
 import { Walcast } from './walcast.mjs'
 
 let walcast
@@ -16,6 +17,7 @@ before(async () => {
     grant select on public.parcels to anon;
     alter publication supabase_realtime add table public.parcels;
   `)
+  await build(walcast)
 })
 after(() => walcast.stop())
 
@@ -37,10 +39,10 @@ const answered = (push) =>
     for (const status of ['ok', 'error', 'timeout']) push.receive(status, (response) => resolve({ status, response }))
   })
 
-/** A channel that is joined; what arrives by these events is in its inbox. */
-async function join(socket, topic, config = {}, events = ['broadcast']) {
+/** A channel that is joined; what arrives by these events is in its inbox. `rest` is more of what it joins with. */
+async function join(socket, topic, config = {}, events = ['broadcast'], rest = {}) {
   const heard = new Inbox(`message on ${topic}`)
-  const channel = socket.channel(topic, { config })
+  const channel = socket.channel(topic, { config, ...rest })
   for (const event of events) channel.on(event, (payload) => heard.push({ event, payload }))
   const closed = new Promise((resolve) => channel.onClose(resolve))
   assert.deepEqual(await answered(channel.join()), { status: 'ok', response: { postgres_changes: [] } })
@@ -185,6 +187,92 @@ describe('a channel', () => {
   })
 })
 
+describe('a private channel', () => {
+  const MEMBER = { reads: true, writes: true }
+  const ACK = { broadcast: { ack: true } }
+  // How long a sender waits for an answer that never comes.
+  const UNANSWERED_MS = 300
+  const enter = (user, topic, config, claims) =>
+    join(open({ decode: decodeUserBroadcasts }), `realtime:${topic}`, { private: true, ...config }, ['broadcast', 'system'], {
+      access_token: walcast.userToken(user, claims),
+    })
+  const closing = (channel, message) => ({
+    event: 'system',
+    payload: { extension: 'system', status: 'error', message, channel },
+  })
+
+  test('is for those who may read, and heard from those who may write', async () => {
+    await allow(walcast, ADA, 'lecture', MEMBER)
+    await allow(walcast, BEN, 'lecture', { reads: true })
+    const [ada, ben] = [await enter(ADA, 'lecture', ACK), await enter(BEN, 'lecture', ACK)]
+    const denied = await answered(ben.channel.push('broadcast', note({ from: 'Ben' }), UNANSWERED_MS))
+    assert.equal(denied.status, 'timeout')
+    assert.deepEqual(await answered(ada.channel.push('broadcast', note({ from: 'Ada' }))), { status: 'ok', response: {} })
+    assert.deepEqual(await ben.heard.next(), { event: 'broadcast', payload: note({ from: 'Ada' }) })
+    assert.equal(ada.heard.size, 0)
+
+    // The socket's key is that of anybody.
+    const stranger = open().channel('realtime:lecture', { config: { private: true } })
+    assert.deepEqual(await answered(stranger.join()), {
+      status: 'error',
+      response: { reason: 'Unauthorized: You do not have permissions to read from this Channel topic: lecture' },
+    })
+    stranger.leave()
+  })
+
+  test('gets what was kept before, and then what the database sends', async () => {
+    await allow(walcast, ADA, 'archive', MEMBER)
+    const send = (id) => walcast.sql(`select realtime.send($1, 'note', 'archive')`, [{ id }])
+    const witness = await enter(ADA, 'archive', { broadcast: { replication_ready: true } })
+    assert.equal((await witness.heard.next()).payload.message, 'Replication connection established')
+    await send('first')
+    const { payload: first } = await witness.heard.next()
+    assert.deepEqual(first, { ...note({ id: 'first' }), meta: first.meta })
+
+    const replay = { since: Date.now() - 60_000, limit: 10 }
+    const late = await enter(ADA, 'archive', { broadcast: { replay } })
+    const { payload: replayed } = await late.heard.next()
+    assert.deepEqual(replayed, { ...note({ id: 'first' }), meta: { replayed: true, id: first.meta.id } })
+    await send('second')
+    const { payload: second } = await late.heard.next()
+    assert.deepEqual(second, { ...note({ id: 'second' }), meta: second.meta })
+    assert.deepEqual(Object.keys(second.meta), ['id'])
+  })
+
+  test('goes by the last token that it was sent', async () => {
+    await allow(walcast, ADA, 'refreshed', MEMBER)
+    await allow(walcast, BEN, 'refreshed', { reads: true })
+    const [ada, ben] = [await enter(ADA, 'refreshed'), await enter(BEN, 'refreshed', ACK)]
+    const renew = (claims) => ben.channel.push('access_token', { access_token: walcast.userToken(BEN, claims) })
+    assert.equal((await answered(ben.channel.push('broadcast', note({ n: 1 }), UNANSWERED_MS))).status, 'timeout')
+
+    await allow(walcast, BEN, 'refreshed', MEMBER)
+    renew({ fresh: 1 })
+    assert.equal((await answered(ben.channel.push('broadcast', note({ n: 2 })))).status, 'ok')
+    assert.deepEqual((await ada.heard.next()).payload, note({ n: 2 }))
+
+    await allow(walcast, BEN, 'refreshed', {})
+    renew({ fresh: 2 })
+    const message = 'You do not have permissions to read from this Channel topic: refreshed'
+    assert.deepEqual(await ben.heard.next(), closing('refreshed', message))
+    await ben.closed
+    ada.channel.push('broadcast', note({ n: 3 }))
+    assert.equal(ben.heard.size, 0)
+  })
+
+  test('is closed when its token expires, unless it has a new one', async () => {
+    await allow(walcast, ADA, 'short', MEMBER)
+    await allow(walcast, BEN, 'short', MEMBER)
+    const soon = { exp: Math.floor(Date.now() / 1000) + 3 }
+    const [ada, ben] = [await enter(ADA, 'short', ACK, soon), await enter(BEN, 'short', {}, soon)]
+    ada.channel.push('access_token', { access_token: walcast.userToken(ADA) })
+    const { payload } = await ben.heard.until(({ payload }) => payload.status === 'error')
+    assert.match(payload.message, /^Token has expired [01] seconds ago$/)
+    await ben.closed
+    assert.equal((await answered(ada.channel.push('broadcast', note({})))).status, 'ok')
+  })
+})
+
 describe('what cannot be', () => {
   test('a topic outside of realtime: is unmatched', async () => {
     const channel = open().channel('room:1', { config: {} })
@@ -245,18 +333,21 @@ describe('what cannot be', () => {
   })
 })
 
-/** As the protocol has them: kind 4, four lengths or flags, then topic, event, metadata and payload. */
+/**
+ * What the client lacks: user broadcasts, which the server sends for those of newer clients and of the database. Kind 4,
+ * three lengths, whether the payload is JSON; then topic, event, metadata and payload.
+ */
 function decodeUserBroadcasts(frame, deliver) {
   if (typeof frame === 'string') {
     const [join_ref, ref, topic, event, payload] = JSON.parse(frame)
     return deliver({ join_ref, ref, topic, event, payload })
   }
-  const [kind, topic_bytes, event_bytes, metadata_bytes] = new Uint8Array(frame)
-  assert.equal(kind, 4)
+  const [kind, topic_bytes, event_bytes, metadata_bytes, is_json] = new Uint8Array(frame)
+  assert.deepEqual([kind, is_json], [4, 1])
   let at = 5
   const text = (bytes) => new TextDecoder().decode(frame.slice(at, (at += bytes)))
-  const [topic, event] = [text(topic_bytes), text(event_bytes)]
-  text(metadata_bytes)
+  const [topic, event, metadata] = [text(topic_bytes), text(event_bytes), text(metadata_bytes)]
   const payload = { type: 'broadcast', event, payload: JSON.parse(text(frame.byteLength - at)) }
+  if (metadata) payload.meta = JSON.parse(metadata)
   return deliver({ join_ref: null, ref: null, topic, event: 'broadcast', payload })
 }
