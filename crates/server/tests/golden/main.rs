@@ -11,6 +11,7 @@
 )]
 
 mod agree;
+mod checks;
 mod client;
 mod compare;
 mod differences;
@@ -44,6 +45,9 @@ const AT_ONCE: usize = 24;
 /// What is not there is not waited for long.
 const IMPATIENCE: Duration = Duration::from_millis(400);
 
+/// Longer than a token of a timed case lives, and than a rate is averaged.
+const TIMED_IMPATIENCE: Duration = Duration::from_secs(6);
+
 struct Stage {
     index: Index,
     scene: OnceCell<Scene>,
@@ -57,10 +61,18 @@ fn main() -> ExitCode {
         index: Index::read(),
         scene: OnceCell::new(),
     });
-    let mut trials = vec![Trial::test("the_list_of_differences_is_of_cases", {
-        let stage = Arc::clone(&stage);
-        move || stage.check_list()
-    })];
+    let mut trials = vec![
+        Trial::test("harness_the_list_names_cases", {
+            let stage = Arc::clone(&stage);
+            move || checks::the_list_names_cases(&stage.index)
+        }),
+        Trial::test("harness_texts_agree_or_not", checks::texts_agree_or_not),
+        Trial::test("harness_binaries_agree_or_not", checks::binaries_agree_or_not),
+        Trial::test(
+            "harness_frames_are_compared_in_order",
+            checks::frames_are_compared_in_order,
+        ),
+    ];
     trials.extend(stage.index.cases.iter().map(|listed| {
         let name = listed.case.clone();
         let kind = differences::of(&name)
@@ -106,7 +118,11 @@ impl Stage {
             .collect();
         let expected = with(&recorded, &sure)?;
         let is_unspecified = differences.iter().any(|difference| difference.instead.is_empty());
-        let patience = if is_unspecified { IMPATIENCE } else { PATIENCE };
+        let patience = match (is_unspecified, recorded.is_timed) {
+            (false, _) => PATIENCE,
+            (true, false) => IMPATIENCE,
+            (true, true) => TIMED_IMPATIENCE,
+        };
         let replayed = Box::pin(self.replay(&expected, scene, patience)).await;
         judge(&recorded, &differences, &replayed).map_err(|failed| {
             let about = &recorded.about;
@@ -131,16 +147,6 @@ impl Stage {
             scene.restore().await;
         }
         replayed
-    }
-
-    /// That every name in the list is that of a case.
-    fn check_list(&self) -> Result<(), Failed> {
-        for name in differences::all().flat_map(|difference| difference.cases) {
-            if !self.index.cases.iter().any(|listed| listed.case == *name) {
-                return Err(Failed::from(format!("there is no case {name}")));
-            }
-        }
-        Ok(())
     }
 
     fn tell_differences(&self) {

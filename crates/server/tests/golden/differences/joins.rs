@@ -53,6 +53,14 @@ pub(super) const JOINS: &[Difference] = &[
         )],
     ),
     deliberate(
+        &["kind0-push"],
+        SENTENCE,
+        &[Says(
+            r#"expected params to be a :map, got: `{:binary, \"{\\\"config\\\":{}}\"}`"#,
+            "the join's payload is not JSON",
+        )],
+    ),
+    deliberate(
         &["join-token-claims-array"],
         SENTENCE,
         &[Says(
