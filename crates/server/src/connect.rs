@@ -1,6 +1,5 @@
 //! The upgrade request: the checks of `protocol.md 1.4` in their order, then the upgrade itself.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -18,6 +17,7 @@ use crate::accept::Peer;
 use crate::channel::Credentials;
 use crate::http::plain_error;
 use crate::metrics;
+use crate::policy_headers::policy_headers;
 use crate::serve::Server;
 use crate::socket::{self, Handshake};
 use crate::token::TokenError;
@@ -120,7 +120,8 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
     let handshake = Handshake {
         version,
         credentials,
-        headers: x_headers(request.headers()),
+        // `protocol.md 1.3`, `4.6`
+        headers: policy_headers(request.headers(), |name| name.starts_with("x-")),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     server
@@ -156,19 +157,6 @@ async fn run(server: Arc<Server>, upgrade: OnUpgrade, request: Handshake) {
         }
         Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),
     }
-}
-
-/// The `x-*` headers as a JSON object, which policies see as `request.headers` (`protocol.md 1.3`, `4.6`).
-fn x_headers(headers: &HeaderMap) -> Arc<str> {
-    let of_clients: BTreeMap<&str, &str> = headers
-        .iter()
-        .filter(|(name, _)| name.as_str().starts_with("x-"))
-        .filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)))
-        .collect();
-    // A map of strings always serializes.
-    serde_json::to_string(&of_clients)
-        .unwrap_or_else(|_| "{}".to_owned())
-        .into()
 }
 
 /// Checks 1 to 7; 2 and 3 (the tenant) cannot fail with one tenant.

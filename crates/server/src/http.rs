@@ -11,9 +11,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use crate::serve::Server;
-use crate::{connect, scrape};
+use crate::{api, connect, scrape};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
 
 /// Every route (`protocol.md 1.1`, `10`).
 pub fn router(server: Arc<Server>) -> Router {
@@ -23,10 +24,11 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/healthcheck", get(|| async { "ok" }))
         .route("/readyz", get(readiness))
         .route("/metrics", get(scrape::metrics))
+        .merge(api::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))
-        .layer(middleware::from_fn(identify))
+        .layer(middleware::from_fn(complete))
         .with_state(server)
 }
 
@@ -69,12 +71,16 @@ async fn limit_headers(State(server): State<Arc<Server>>, request: Request, next
     }
 }
 
-/// Gives every response but a socket's an `x-request-id` (`protocol.md 10`).
-async fn identify(request: Request, next: Next) -> Response {
+/// Gives every response but a socket's the headers of all: `x-request-id` (`protocol.md 10`), and what keeps caches
+/// from keeping it.
+async fn complete(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let mut response = next.run(request).await;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
-        response.headers_mut().insert(REQUEST_ID, id);
+        let headers = response.headers_mut();
+        headers.insert(REQUEST_ID, id);
+        headers.insert(header::CACHE_CONTROL, UNCACHED);
+        headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     response
 }
@@ -117,7 +123,11 @@ async fn not_found(headers: HeaderMap) -> Response {
 /// An error without a message of its own: its name as HTML, or as a JSON string for those who accept JSON
 /// (`protocol.md 10`).
 pub fn plain_error(status: StatusCode, headers: &HeaderMap) -> Response {
-    let name = status.canonical_reason().unwrap_or("Error");
+    let name = match status {
+        // By the name that clients of the reference know.
+        StatusCode::PAYLOAD_TOO_LARGE => "Request Entity Too Large",
+        _ => status.canonical_reason().unwrap_or("Error"),
+    };
     let accepts_json = headers
         .get(header::ACCEPT)
         .and_then(|accept| accept.to_str().ok())

@@ -12,6 +12,7 @@
 //! It is a library so that tests run the real server in their own process: [`serve::run`].
 
 pub mod accept;
+pub mod api;
 pub mod authorize;
 mod casting;
 pub mod channel;
@@ -35,6 +36,7 @@ pub mod open_files;
 pub mod options;
 pub mod outbox;
 pub mod persist;
+mod policy_headers;
 pub mod private;
 pub mod rate;
 mod relay;

@@ -111,6 +111,11 @@ pub fn broadcast_refused(cause: &str) {
     counter!("walcast_broadcasts_refused_total", "cause" => cause.to_owned()).increment(1);
 }
 
+/// Counts a request to the HTTP API that came to nothing, by the code of the reason.
+pub fn api_refused(code: &'static str) {
+    counter!("walcast_api_refused_total", "code" => code).increment(1);
+}
+
 /// Counts a socket that ended, by its close code; 0 when the network ended it.
 pub fn socket_closed(code: u16) {
     counter!("walcast_sockets_closed_total", "code" => code.to_string()).increment(1);

@@ -73,6 +73,12 @@ impl Rate {
         thousandths / 1000.0
     }
 
+    /// As [`Self::average`], without the fraction.
+    #[must_use]
+    pub fn average_floor(&self) -> u64 {
+        self.average.load(Ordering::Relaxed) / 1000
+    }
+
     /// Whether a limit stands, and this many events more would pass it.
     #[must_use]
     pub fn would_exceed(&self, more: usize) -> bool {

@@ -5,6 +5,7 @@
 
 mod broadcasts;
 mod changes;
+mod http;
 mod joins;
 mod not_yet;
 mod tools;
@@ -49,13 +50,13 @@ pub(crate) enum Instead {
     SaysTo(&'static str, &'static str, &'static str),
     /// A client does not get the frames with this text.
     Without(&'static str, &'static str),
-    /// Behind the first frame or SQL with the text, a client gets another frame. `{topic}` in it is the topic
+    /// Behind the first frame, answer or SQL with the text, a client gets another frame. `{topic}` in it is the topic
     /// that most cases have.
     Behind(&'static str, &'static str, &'static str),
     /// A client gets the first frame with the first text before the first with the second.
     Before(&'static str, &'static str, &'static str),
-    /// The answer recorded at that many milliseconds is of another status and body (`protocol.md 10`: an error without
-    /// a message of its own is HTML).
+    /// The answer recorded at that many milliseconds is of another status and body. A body that is an object is JSON
+    /// (`protocol.md 10`: an error without a message of its own is HTML).
     Status(u64, u16, &'static str),
     /// The answer recorded at that many milliseconds has this header.
     Header(u64, &'static str, &'static str),
@@ -97,6 +98,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Difference> {
         joins::JOINS,
         broadcasts::BROADCASTS,
         changes::CHANGES,
+        http::HTTP,
         tools::TOOLS,
         not_yet::NOT_YET,
     ]
@@ -146,6 +148,7 @@ impl Instead {
             }
             Self::Behind(text, client, frame) => {
                 let holds_text = |event: &Event| match event {
+                    Event::HttpDone(answer) => answer.body.as_ref().is_some_and(|body| body.contains(text)),
                     Event::Sql(recorded)
                     | Event::Receive {
                         incoming: Incoming::Text(recorded),
@@ -179,8 +182,12 @@ impl Instead {
                 answer.status = status;
                 answer.body = Some(body.to_owned());
                 answer.headers.retain(|name, _| name.starts_with("x-"));
-                let kind = "text/html; charset=utf-8".to_owned();
-                answer.headers.insert("content-type".to_owned(), kind);
+                let kind = match body.bytes().next() {
+                    None => return true,
+                    Some(b'{') => "application/json; charset=utf-8",
+                    Some(_) => "text/html; charset=utf-8",
+                };
+                answer.headers.insert("content-type".to_owned(), kind.to_owned());
                 true
             }),
             Self::Header(at_ms, name, value) => answer(case, at_ms).is_some_and(|answer| {

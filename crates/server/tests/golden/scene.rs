@@ -83,7 +83,8 @@ impl Scene {
         let database = Postgres::shared().await.database().await;
         Box::pin(migrate_at(&database.url())).await.unwrap();
         lay_tables(&database).await;
-        let server = Walcast::start(&database, &[]).await;
+        let limit = ("TENANT_MAX_EVENTS_PER_SECOND", "10000000".to_owned());
+        let server = Walcast::start(&database, &[limit]).await;
         let witness = Witness::listen(server.address, stand_ins).await;
         Self {
             database,

@@ -11,6 +11,9 @@
     reason = "clippy sees tests, not what they call"
 )]
 
+mod api;
+mod api_bodies;
+mod api_private;
 mod binary;
 mod broadcast;
 mod channels;

@@ -81,6 +81,10 @@ impl Walcast {
         request(self.address, method, target, headers).await
     }
 
+    pub(crate) async fn post(&self, target: &str, headers: &[(&str, &str)], body: &[u8]) -> Response {
+        request_with_body(self.address, "POST", target, headers, Some(body)).await
+    }
+
     pub(crate) async fn get(&self, target: &str) -> Response {
         self.request("GET", target, &[]).await
     }
@@ -99,21 +103,40 @@ pub(crate) async fn request(
     target: &str,
     headers: &[(&str, &str)],
 ) -> Response {
-    let mut tcp = TcpStream::connect(address).await.unwrap();
+    request_with_body(address, method, target, headers, None).await
+}
+
+/// As [`request`], with a body; its chunks, if the headers say that it comes in some.
+pub(crate) async fn request_with_body(
+    address: SocketAddr,
+    method: &str,
+    target: &str,
+    headers: &[(&str, &str)],
+    body: Option<&[u8]>,
+) -> Response {
     let mut request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n");
     if !headers.iter().any(|(name, _)| *name == "connection") {
         request += "connection: close\r\n";
+    }
+    let is_chunked = headers.iter().any(|(name, _)| *name == "transfer-encoding");
+    if let (Some(body), false) = (body, is_chunked) {
+        request += &format!("content-length: {}\r\n", body.len());
     }
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
     request += "\r\n";
-    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut bytes = request.into_bytes();
+    bytes.extend_from_slice(body.unwrap_or_default());
+    let (mut from_server, mut to_server) = TcpStream::connect(address).await.unwrap().into_split();
     let mut answer = Vec::new();
-    tokio::time::timeout(PATIENCE, tcp.read_to_end(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    let (sent, received) = tokio::time::timeout(PATIENCE, async {
+        tokio::join!(to_server.write_all(&bytes), from_server.read_to_end(&mut answer))
+    })
+    .await
+    .unwrap();
+    sent.unwrap();
+    received.unwrap();
     Response::parse(&String::from_utf8(answer).unwrap())
 }
 

@@ -4,7 +4,6 @@ use super::Instead::Without;
 use super::{Difference, not_yet};
 
 const PRESENCE: &str = "Presence.";
-const HTTP: &str = "Broadcasts over HTTP.";
 const TENANTS: &str = "Several tenants and the HTTP API of tenants.";
 
 pub(super) const NOT_YET: &[Difference] = &[
@@ -167,45 +166,6 @@ pub(super) const NOT_YET: &[Difference] = &[
             "limits-payload",
         ],
         PRESENCE,
-        &[],
-    ),
-    not_yet(
-        &[
-            "broadcast-event-255",
-            "broadcast-event-256",
-            "broadcast-topic-260",
-            "http-auth",
-            "http-batch-body-badjson",
-            "http-batch-body-empty",
-            "http-batch-body-list",
-            "http-batch-invalid-empty-message",
-            "http-batch-invalid-event-number",
-            "http-batch-invalid-messages-empty",
-            "http-batch-invalid-messages-null",
-            "http-batch-invalid-messages-object",
-            "http-batch-invalid-messages-scalars",
-            "http-batch-invalid-messages-string",
-            "http-batch-invalid-missing-fields",
-            "http-batch-invalid-oversized",
-            "http-batch-invalid-payload-list",
-            "http-batch-invalid-payload-string",
-            "http-batch-invalid-private-string",
-            "http-batch-invalid-topic-empty",
-            "http-batch-invalid-topic-number",
-            "http-batch-ok",
-            "http-batch-private-allowed",
-            "http-misc",
-            "http-ping",
-            "http-single-binary",
-            "http-single-errors",
-            "http-single-no-content-type",
-            "http-single-private-denied",
-            "http-single-wrong-content-type",
-            "http-tenant",
-            "http-too-large",
-            "limits-events",
-        ],
-        HTTP,
         &[],
     ),
     not_yet(

@@ -1,0 +1,209 @@
+//! Broadcasts over HTTP: `POST /api/broadcast`, `POST /api/broadcast/{topic}/events/{event}` and `GET /api/ping`
+//! (`protocol.md 5.6`, `5.7`, `10`).
+//!
+//! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
+//! also answer where a Supabase gateway would have them, and there they answer a browser's preflight as it would.
+
+mod batch;
+mod media_type;
+mod reencode;
+mod refusal;
+mod single;
+mod upload;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get, options, post};
+use serde::de::IgnoredAny;
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+use walcast_messages::{Asked, RightsError};
+
+use crate::authorize::authorize;
+use crate::http::plain_error;
+use crate::policy_headers::policy_headers;
+use crate::private::write_rights;
+use crate::serve::Server;
+use crate::token::Claims;
+use refusal::Refusal;
+use upload::Upload;
+
+const JSON: HeaderValue = HeaderValue::from_static("application/json; charset=utf-8");
+
+/// What may be wrong with a field, in the reference's words.
+const BLANK: &str = "can't be blank";
+const INVALID: &str = "is invalid";
+const OVERSIZED: &str = "Payload size exceeds tenant limit";
+
+const RATE_AVERAGE: HeaderName = HeaderName::from_static("x-rate-rolling");
+const RATE_LIMIT: HeaderName = HeaderName::from_static("x-rate-limit");
+const RATE_REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
+
+/// The routes of this module.
+pub fn routes() -> Router<Arc<Server>> {
+    const GATEWAY: &str = "/realtime/v1";
+    let mut router = Router::new();
+    for (path, endpoint) in [
+        ("/api/ping", get(ping)),
+        ("/api/broadcast", post(batch::broadcast)),
+        ("/api/broadcast/{topic}/events/{event}", post(single::broadcast)),
+    ] {
+        let endpoint: MethodRouter<Arc<Server>> = endpoint
+            .route_layer(middleware::from_fn(require_json))
+            .route_layer(middleware::from_fn(allow_every_origin));
+        let at_gateway = endpoint.clone().merge(options(preflight));
+        router = router
+            .route(path, endpoint)
+            .route(&format!("{GATEWAY}{path}"), at_gateway);
+    }
+    router
+}
+
+async fn ping(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+    let success = ([(header::CONTENT_TYPE, JSON)], r#"{"message":"Success"}"#);
+    rated(&server, &headers, std::future::ready(Ok(success))).await
+}
+
+/// The answer of a gateway, which a browser asks for before it sends anything.
+async fn preflight(headers: HeaderMap) -> Response {
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let allowed = response.headers_mut();
+    allowed.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    allowed.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST"),
+    );
+    allowed.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
+    if let Some(asked) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
+        allowed.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
+    }
+    response
+}
+
+/// Tokens come in headers that a page has to know, so any page may ask.
+async fn allow_every_origin(request: Request, next: Next) -> Response {
+    let has_origin = request.headers().contains_key(header::ORIGIN);
+    let mut response = next.run(request).await;
+    if has_origin {
+        response
+            .headers_mut()
+            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    }
+    response
+}
+
+async fn require_json(request: Request, next: Next) -> Response {
+    if accepts_json(request.headers()) {
+        return next.run(request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let response = plain_error(StatusCode::NOT_ACCEPTABLE, &parts.headers);
+    finish(Upload::new(&parts.headers, body), response).await
+}
+
+fn accepts_json(headers: &HeaderMap) -> bool {
+    let Some(accept) = headers.get(header::ACCEPT) else {
+        return true;
+    };
+    let ranges = accept.to_str().unwrap_or_default().split(',');
+    ranges.into_iter().any(|range| {
+        let range = range.split(';').next().unwrap_or_default().trim();
+        matches!(
+            range.to_ascii_lowercase().as_str(),
+            "*/*" | "application/*" | "application/json"
+        )
+    })
+}
+
+/// Counts a request, handles it if there are not too many, and says how many there are.
+async fn rated(
+    server: &Server,
+    headers: &HeaderMap,
+    handling: impl Future<Output = Result<impl IntoResponse, Refusal>>,
+) -> Response {
+    let rate = &server.rates.requests;
+    rate.count(1);
+    let handled = if rate.is_exceeded() {
+        Err(Refusal::TooManyRequests)
+    } else {
+        handling.await
+    };
+    let mut response = match handled {
+        Ok(success) => success.into_response(),
+        Err(refusal) => refusal.respond(headers),
+    };
+    let average = rate.average_floor();
+    let headers = response.headers_mut();
+    headers.insert(RATE_AVERAGE, average.into());
+    if let Some(limit) = rate.limit() {
+        headers.insert(RATE_LIMIT, limit.into());
+        headers.insert(RATE_REMAINING, limit.saturating_sub(average).into());
+    }
+    response
+}
+
+/// Sends the response once the request is out of the way.
+async fn finish(upload: Upload, response: Response) -> Response {
+    upload.discard().await;
+    response
+}
+
+/// Who sent a request.
+struct Sender<'a> {
+    server: &'a Server,
+    claims: Claims,
+    /// For policies.
+    headers: Arc<str>,
+}
+
+impl<'a> Sender<'a> {
+    fn of(server: &'a Server, headers: &HeaderMap) -> Result<Self, Refusal> {
+        Ok(Self {
+            server,
+            claims: authorize(&server.config.verifier, headers)?,
+            headers: policy_headers(headers, |_| true),
+        })
+    }
+
+    /// Asks the policies whether the sender may broadcast to a private topic. The answer is not kept
+    /// (`database.md 3.1`).
+    async fn check_write(&self, topic: &str) -> Result<(), RightsError> {
+        let asked = Asked {
+            // No token's role is no role of the database.
+            role: self.claims.role.as_deref().unwrap_or_default().into(),
+            topic: topic.into(),
+            claims: Arc::clone(&self.claims.json),
+            headers: Arc::clone(&self.headers),
+        };
+        write_rights(self.server, &asked)
+            .await?
+            .broadcast_required(&asked)
+    }
+}
+
+/// The body as JSON text.
+fn json_text(body: &[u8]) -> Result<&str, Refusal> {
+    let malformed =
+        |error: &dyn std::error::Error| Refusal::Malformed(format!("the body is not JSON: {error}"));
+    if body.is_empty() {
+        return Ok("{}");
+    }
+    let text = std::str::from_utf8(body).map_err(|error| malformed(&error))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
+    Ok(text)
+}
+
+/// Tells `null` from nothing.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de RawValue>, D::Error> {
+    Deserialize::deserialize(deserializer).map(Some)
+}
+
+/// Whether there is nothing to be seen of a text: the reference then takes it for none.
+fn is_blank(text: &str) -> bool {
+    text.trim().is_empty()
+}
