@@ -16,6 +16,7 @@ use walcast_protocol::{Encoding, Ref, Status, UserBroadcastPush};
 use crate::join::sub_topic;
 use crate::metrics;
 use crate::route::Done;
+use crate::serve::Server;
 use crate::shutdown::within;
 use crate::socket::Socket;
 
@@ -63,6 +64,22 @@ pub(crate) fn wish(push: &UserBroadcastPush) -> Option<Keep> {
     }
 }
 
+/// Stores a message that then reaches its members through the stream; within the time a join may take.
+pub(crate) async fn store(server: &Server, message: NewMessage<'_>) -> Result<(), PersistError> {
+    let storing = async {
+        // What is committed while the stream is down never comes back to the members.
+        server.streaming().await;
+        server.prepared_archive().await.persist(message).await
+    };
+    within(server.config.join.timeout, Box::pin(storing))
+        .await
+        .unwrap_or_else(|| {
+            Err(PersistError::Unavailable(
+                "the stream of changes does not run".to_owned(),
+            ))
+        })
+}
+
 impl Socket {
     /// Stores a broadcast of a private channel; the answer comes when that is done.
     pub(crate) fn persist(&mut self, topic: &str, reference: &Ref, push: &UserBroadcastPush, keep: Keep) {
@@ -86,25 +103,14 @@ impl Socket {
             if let Some(sender) = sender {
                 server.withheld.withhold(&id, sender);
             }
-            let stored = async {
-                let message = NewMessage {
-                    id: &id,
-                    topic: sub_topic(&topic),
-                    event: &event,
-                    body: &body,
-                    keep,
-                };
-                // What is committed while the stream is down never comes back to the members.
-                server.streaming().await;
-                server.prepared_archive().await.persist(message).await
+            let message = NewMessage {
+                id: &id,
+                topic: sub_topic(&topic),
+                event: &event,
+                body: &body,
+                keep,
             };
-            let stored = within(server.config.join.timeout, Box::pin(stored))
-                .await
-                .unwrap_or_else(|| {
-                    Err(PersistError::Unavailable(
-                        "the stream of changes does not run".to_owned(),
-                    ))
-                });
+            let stored = store(&server, message).await;
             Done::Stored {
                 topic,
                 generation,

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use walcast_messages::RightsError;
+use walcast_messages::{PersistError, RightsError};
 
 use crate::authorize::AuthorizeError;
 use crate::http::plain_error;
@@ -45,6 +45,9 @@ pub(super) enum Refusal {
     /// A private topic whose policies say no, or cannot be asked.
     #[error("{0}")]
     Rights(#[from] RightsError),
+    /// It was to be stored, and could not be.
+    #[error("{0}")]
+    NotStored(#[from] PersistError),
 }
 
 impl Refusal {
@@ -60,6 +63,7 @@ impl Refusal {
             Self::TooSlow(_) => "BodyTooSlow",
             Self::Invalid(_) => "InvalidBroadcast",
             Self::Rights(error) => error.code().as_str(),
+            Self::NotStored(_) => "UnableToPersistBroadcast",
         }
     }
 
@@ -88,6 +92,7 @@ impl Refusal {
             Self::Invalid(errors) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({"errors": errors}))).into_response()
             }
+            Self::NotStored(error) => told(StatusCode::SERVICE_UNAVAILABLE, error.told()),
             Self::Rights(error) => {
                 let (status, message) = error.http_response();
                 told(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
@@ -13,6 +14,7 @@ use serde::Deserialize;
 use serde_json::json;
 use serde_json::value::RawValue;
 use walcast_broadcast::{Body, Message, PayloadCost, Room, payload_cost};
+use walcast_messages::{Body as StoredBody, Keep, NewMessage};
 
 use super::media_type::{MediaType, is_multipart};
 use super::reencode::reencode;
@@ -20,6 +22,7 @@ use super::refusal::Refusal;
 use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
 use crate::http::plain_error;
+use crate::persist::store;
 use crate::serve::Server;
 
 /// What the reference adds to the length of raw bytes (`protocol.md 5.5`).
@@ -119,8 +122,25 @@ async fn relay(
             .is_private()
             .unwrap_or_else(|| asks_for_private(&parts.uri)),
     };
+    let keep = asks_to_persist(&parts.uri).map_err(|wrong| Refusal::Invalid(json!({"persist": [wrong]})))?;
+    if keep.is_some() && !room.is_private {
+        return Err(Refusal::Invalid(
+            json!({"persist": ["is for private channels only"]}),
+        ));
+    }
     if room.is_private {
         sender.check_write(topic).await?;
+    }
+    if let Some(keep) = keep {
+        let message = NewMessage {
+            id: &uuid::Uuid::new_v4().to_string(),
+            topic,
+            event,
+            body: &payload.stored(),
+            keep,
+        };
+        store(server, message).await?;
+        return Ok(StatusCode::ACCEPTED);
     }
     let message = Message::Event {
         event,
@@ -198,6 +218,13 @@ impl Payload {
         }
     }
 
+    fn stored(&self) -> StoredBody {
+        match self {
+            Self::Json { text, .. } => StoredBody::Json(text.as_str().into()),
+            Self::Bytes(bytes) => StoredBody::Binary(bytes.as_ref().into()),
+        }
+    }
+
     fn body(&self) -> Body<'_> {
         match self {
             Self::Json { text, .. } => Body::Json(text),
@@ -236,6 +263,24 @@ fn asks_for_private(uri: &Uri) -> bool {
         .is_some_and(|(_, value)| value == "true")
 }
 
+/// For how long the query asks to keep the message, if it does (`protocol.md 15.2`).
+fn asks_to_persist(uri: &Uri) -> Result<Option<Keep>, &'static str> {
+    let mut keep = None;
+    for (name, value) in url::form_urlencoded::parse(uri.query().unwrap_or_default().as_bytes()) {
+        match (&*name, &*value) {
+            ("persist", "true") => keep = Some(Keep::Retention),
+            ("persist", "false") => keep = None,
+            ("persist", _) => return Err(INVALID),
+            ("persist[ttl]", seconds) => {
+                let seconds = seconds.parse().map_err(|_| INVALID)?;
+                keep = Some(Keep::AtMost(Duration::from_secs(seconds)));
+            }
+            _ => {}
+        }
+    }
+    Ok(keep)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -255,6 +300,24 @@ mod tests {
         ] {
             let payload = Payload::of_json(body.as_bytes()).unwrap();
             assert_eq!(payload.is_private(), is_private, "{body}");
+        }
+    }
+
+    #[test]
+    fn a_query_says_whether_and_for_how_long_to_keep() {
+        let minute = Some(Keep::AtMost(Duration::from_secs(60)));
+        for (query, keep) in [
+            ("", Ok(None)),
+            ("?persist=true", Ok(Some(Keep::Retention))),
+            ("?persist=false", Ok(None)),
+            ("?persist=yes", Err(INVALID)),
+            ("?private=true&persist%5Bttl%5D=60", Ok(minute)),
+            ("?persist[ttl]=60", Ok(minute)),
+            ("?persist%5Bttl%5D=-1", Err(INVALID)),
+            ("?persist%5Bttl%5D=", Err(INVALID)),
+        ] {
+            let uri: Uri = format!("/api/broadcast/t/events/e{query}").parse().unwrap();
+            assert_eq!(asks_to_persist(&uri), keep, "{query}");
         }
     }
 

@@ -169,3 +169,42 @@ async fn section_15_2_only_private_channels_store() {
             "response": {"error": "only broadcasts of private channels can be stored"}}]))
         .await;
 }
+
+#[tokio::test]
+async fn section_15_2_a_broadcast_over_http_can_be_stored() {
+    let (_database, server) = start().await;
+    let mut receiver = socket(&server, "2.0.0").await;
+    assert_eq!(receiver.join(TOPIC, "1", join(&Value::Null)).await.0, "ok");
+    let bearer = format!("Bearer {}", user("alice", 3600));
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    for (query, status, body) in [
+        ("private=true&persist%5Bttl%5D=3600", 202, ""),
+        (
+            "persist=true",
+            422,
+            r#"{"errors":{"persist":["is for private channels only"]}}"#,
+        ),
+        (
+            "private=true&persist=maybe",
+            422,
+            r#"{"errors":{"persist":["is invalid"]}}"#,
+        ),
+    ] {
+        let response = server
+            .post(
+                &format!("/api/broadcast/room/events/kept?{query}"),
+                &headers,
+                br#"{"n":1}"#,
+            )
+            .await;
+        assert_eq!((response.status, &*response.body), (status, body), "{query}");
+    }
+    let Message::Binary(frame) = receiver.next().await else {
+        panic!("a text frame")
+    };
+    assert_eq!(decode_user_broadcast(&frame).unwrap().event, "kept");
+    receiver.expect_silence().await;
+    let mut late = socket(&server, "2.0.0").await;
+    assert_eq!(late.join(TOPIC, "1", join(&json!({"since": 0}))).await.0, "ok");
+    assert_eq!(late.receive().await[4]["payload"], json!({"n": 1}));
+}
