@@ -5,6 +5,7 @@ import unittest
 from pathlib import Path
 
 from realtime import RealtimeSubscribeStates
+from realtime.exceptions import RealtimeHTTPError
 
 from listening import Heard, ListeningTestCase
 from walcast import Walcast
@@ -84,6 +85,16 @@ class Rights(PrivateTestCase):
         await third.channel.send_broadcast("note", {"from": "Ada"})
         self.assertEqual(await ada.broadcasts.next(), note({"from": "Ada"}))
         self.assertEqual(await ben.broadcasts.next(), note({"from": "Ada"}))
+
+    async def test_by_http_the_right_to_write_is_enough_and_needed(self):
+        await self.allow(ADA, "letters", reads=True)
+        await self.allow(BEN, "letters", writes=True)
+        receiver = await self.enter(ADA, "letters")
+        with self.assertRaises(RealtimeHTTPError) as refused:
+            await Heard(self.sign_in(ADA), "letters", private=True).channel.http_send("note", {"from": "Ada"})
+        self.assertEqual((refused.exception.status, str(refused.exception)), (403, "Unauthorized"))
+        await Heard(self.sign_in(BEN), "letters", private=True).channel.http_send("note", {"from": "Ben"})
+        self.assertEqual(await receiver.broadcasts.next(), note({"from": "Ben"}))
 
     async def test_what_the_database_sends_arrives_with_the_id_of_its_row(self):
         await self.allow(ADA, "vault", reads=True)

@@ -4,6 +4,7 @@ import asyncio
 import unittest
 
 from realtime import RealtimeAcknowledgementStatus, RealtimePostgresChangesListenEvent, RealtimeSubscribeStates
+from realtime.exceptions import RealtimeHTTPError
 from websockets.exceptions import InvalidStatus
 
 from listening import Heard, Inbox, ListeningTestCase
@@ -34,6 +35,15 @@ class Broadcasts(ListeningTestCase):
         sender = await self.join("self", broadcast={"self": True})
         await sender.channel.send_broadcast("note", {"heard": True})
         self.assertEqual(await sender.broadcasts.next(), note({"heard": True}))
+
+    async def test_a_channel_that_is_not_joined_sends_by_http(self):
+        receiver = await self.join("by/HTTP é")
+        unjoined = Heard(self.connect(), "by/HTTP é")
+        await unjoined.channel.http_send("note/é", {"n": 1})
+        self.assertEqual(await receiver.broadcasts.next(), {"event": "note/é", "payload": {"n": 1}})
+        with self.assertRaises(RealtimeHTTPError) as refused:
+            await unjoined.channel.http_send("note", {"text": "x" * 3_000_500})
+        self.assertEqual(refused.exception.status, 422)
 
     async def test_with_ack_a_push_is_answered(self):
         receiver, sender = await self.join("answered"), await self.join("answered", broadcast={"ack": True})
