@@ -1,6 +1,6 @@
 //! What is not there yet.
 
-use super::Instead::Without;
+use super::Instead::{Status, Without};
 use super::{Difference, not_yet};
 
 const PRESENCE: &str = "Presence.";
@@ -24,6 +24,7 @@ pub(super) const NOT_YET: &[Difference] = &[
             "pg-first-subscriber",
             "token-lose-presence",
             "token-lose-claim",
+            "limits-replication-not-ready",
             "replication-ready-true",
             "replication-ready-true.v1",
             "replication-ready-number",
@@ -185,6 +186,6 @@ pub(super) const NOT_YET: &[Difference] = &[
     not_yet(
         &["http-metrics"],
         "The figures of a region, when there are several.",
-        &[],
+        &[Status(9, 404, "Not Found")],
     ),
 ];

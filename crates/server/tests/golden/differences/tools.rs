@@ -1,6 +1,6 @@
 //! What is about the recorded server and not about the protocol.
 
-use super::Instead::Status;
+use super::Instead::{Header, Says, Status, Without};
 use super::{Difference, deliberate};
 
 const NOT_FOUND: &str = "Not Found";
@@ -20,8 +20,23 @@ pub(super) const TOOLS: &[Difference] = &[
         ],
     ),
     deliberate(
+        &["http-metrics"],
+        "Figures are of the type that Prometheus registered for its text format.",
+        &[Header(
+            7,
+            "content-type",
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+    ),
+    deliberate(
         &["limits-replication-not-ready"],
         "A slot name that is taken holds up nothing: Walcast's slots are temporary and named anew by each process.",
-        &[],
+        &[
+            Says(
+                r#""message":"Replication connection was not established in time","status":"error""#,
+                r#""message":"Replication connection established","status":"ok""#,
+            ),
+            Without("client-1", "phx_close"),
+        ],
     ),
 ];
