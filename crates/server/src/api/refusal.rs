@@ -92,6 +92,9 @@ impl Refusal {
             Self::Invalid(errors) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({"errors": errors}))).into_response()
             }
+            Self::NotStored(error @ PersistError::Refused(_)) => {
+                told(StatusCode::UNPROCESSABLE_ENTITY, error.told())
+            }
             Self::NotStored(error) => told(StatusCode::SERVICE_UNAVAILABLE, error.told()),
             Self::Rights(error) => {
                 let (status, message) = error.http_response();

@@ -1,4 +1,4 @@
-//! Broadcasts over HTTP to private channels (`protocol.md 5.6`, `5.7`; `database.md 3`).
+//! Broadcasts over HTTP to private channels (`protocol.md 5.6`, `5.7`, `15.2`; `database.md 3`).
 
 use serde_json::{Value, json};
 use walcast_testkit::{Database, Postgres};
@@ -118,5 +118,38 @@ async fn section_3_2_policies_see_all_headers_of_an_http_request() {
         assert_eq!(server.post(target, &headers, b"").await.status, status);
     }
     assert!(member.next().await.is_binary());
+    member.expect_silence().await;
+}
+
+#[tokio::test]
+async fn section_15_2_what_cannot_be_stored_is_refused() {
+    let (_database, server) = start().await;
+    let mut member = member(&server, "alices").await;
+    let alice = user("alice", 3600);
+    let public = r#"{"errors":{"persist":["is for private channels only"]}}"#;
+    let refused = r#"{"message":"the message could not be stored: the database does not accept it"}"#;
+    for (target, body, status, answer) in [
+        (
+            "alices/events/e?private=true&persist=true",
+            json!({"private": false}),
+            422,
+            public,
+        ),
+        (
+            "alices/events/e?private=true&persist=true",
+            json!({"nul": "\0"}),
+            422,
+            refused,
+        ),
+        (
+            "bobs/events/e?private=true&persist=true",
+            json!({}),
+            403,
+            r#"{"message":"Unauthorized"}"#,
+        ),
+    ] {
+        let response = post(&server, &format!("/api/broadcast/{target}"), &alice, &body).await;
+        assert_eq!((response.status, &*response.body), (status, answer), "{target}");
+    }
     member.expect_silence().await;
 }
