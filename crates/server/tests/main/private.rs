@@ -349,3 +349,87 @@ async fn a_partition_missed_by_a_join_is_made_for_the_next() {
         .await;
     member(&server, "alice", "alice", json!({})).await;
 }
+
+#[tokio::test]
+async fn a_policy_that_does_not_end_costs_only_its_own_channel() {
+    let (database, server) = start().await;
+    database
+        .execute(
+            "create policy slow on realtime.messages for select to authenticated
+               using (realtime.topic() like '%endless%' and pg_sleep(60) is not null)",
+        )
+        .await;
+    let mut socket = server.socket_as("2.0.0", &user("alice", 3600)).await;
+    socket
+        .send_json(json!([
+            "1",
+            "1",
+            "realtime:alice-endless",
+            "phx_join",
+            private(&json!({}))
+        ]))
+        .await;
+    // Beside it heartbeats are answered and others are let in.
+    socket.expect_silence().await;
+    let joined = socket.join("realtime:alice", "2", private(&json!({}))).await;
+    assert_eq!(joined.0, "ok");
+    let (status, response) = socket.joined("realtime:alice-endless", "1").await;
+    assert_eq!(status, "error");
+    let reason = response["reason"].as_str().unwrap();
+    assert!(reason.starts_with("QueryCanceled: "), "{reason}");
+}
+
+#[tokio::test]
+async fn while_the_database_is_gone_private_joins_say_so_and_everything_else_flows() {
+    let postgres = Postgres::start(Postgres::options()).await;
+    let database = postgres.database().await;
+    let server = Walcast::start_on(&database.url(), &[]).await;
+    database
+        .until(
+            "select to_regclass('realtime.messages') is not null and exists (
+               select from pg_publication where pubname = 'supabase_realtime_messages_publication')",
+        )
+        .await;
+    database.execute(POLICIES).await;
+    let mut socket = member(
+        &server,
+        "alice",
+        "alice-write",
+        json!({"self": true, "ack": true}),
+    )
+    .await;
+    socket
+        .join(
+            "realtime:public",
+            "p",
+            json!({"config": {"broadcast": {"self": true}}}),
+        )
+        .await;
+    postgres.kill().await;
+    socket
+        .send_json(json!([
+            "2",
+            "2",
+            "realtime:alice",
+            "phx_join",
+            private(&json!({}))
+        ]))
+        .await;
+    // Not known yet and not to be asked: dropped without a word, and nobody gained a right.
+    socket.send_json(broadcast("alice-write", "3", "unheard")).await;
+    socket
+        .send_json(json!(["p", "4", "realtime:public", "broadcast", {"type": "broadcast", "event": "e", "payload": {}}]))
+        .await;
+    let reason = "UnableToConnectToProject: Realtime was unable to connect to the project database";
+    let refused =
+        json!(["2", "2", "realtime:alice", "phx_reply", {"status": "error", "response": {"reason": reason}}]);
+    // In either order: the one waits for nothing, and the other not for long.
+    let mut came = [socket.receive().await, socket.receive().await];
+    came.sort_by_key(|frame| frame[3] == "phx_reply");
+    assert_eq!(came, [heard("public", "e"), refused]);
+    socket.expect_silence().await;
+    postgres.restart().await;
+    socket.send_json(broadcast("alice-write", "5", "again")).await;
+    socket.expect(heard("alice-write", "again")).await;
+    socket.expect(acknowledged("alice-write", "5")).await;
+}
