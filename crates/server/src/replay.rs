@@ -32,7 +32,7 @@ impl Attempt {
         });
         let stored = stored.map_err(|error| self.unreplayable(&error))?;
         let frames = history
-            .finish(stored, |message| &message.id)
+            .finish(stored, |message| &message.id, &*self.gate)
             .into_iter()
             .filter_map(|message| {
                 let body = match &message.body {
