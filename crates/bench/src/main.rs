@@ -3,17 +3,32 @@
 //! `connect` opens sockets and joins one channel on each: joins a second, and what a connection costs in memory.
 //! `changes` subscribes to a table, inserts rows at a fixed rate and checks at each subscriber that every row it may
 //! see arrives, once and in order: latency from before the INSERT to the frame, and CPU per change.
+//! `fanout` sends to many receivers, as fast as they get it and at a fixed rate, and does the same with `bare`, a
+//! program that writes the same bytes to as many sockets and nothing else: deliveries a second, CPU per delivery.
+//! `groups` has users who each send on a channel of their own and on one they share with five.
 //!
 //! It shares the machine with what it measures; compare runs on the same machine, not figures of different ones.
 
+mod bare;
 mod changes;
 mod connect;
+mod crowd;
+mod fanout;
+mod frames;
+mod groups;
 mod latency;
+mod numbered;
 mod process;
 mod report;
+mod tally;
 mod token;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::runtime::{self, Runtime};
+use tokio::task::LocalSet;
+use url::Url;
 
 /// Measure a realtime server.
 #[derive(Parser)]
@@ -48,24 +63,67 @@ pub(crate) struct Server {
     server_pid: Option<u32>,
 }
 
+impl Server {
+    /// The URL of the upgrade on serializer 2.0.0, with this key.
+    pub(crate) fn endpoint(&self, key: &str) -> anyhow::Result<Url> {
+        let mut endpoint: Url = self
+            .url
+            .parse()
+            .with_context(|| format!("{} is no URL", self.url))?;
+        let path = format!("{}/websocket", endpoint.path().trim_end_matches('/'));
+        endpoint.set_path(&path);
+        endpoint
+            .query_pairs_mut()
+            .append_pair("apikey", key)
+            .append_pair("vsn", "2.0.0");
+        Ok(endpoint)
+    }
+}
+
 #[derive(Subcommand)]
 enum Scenario {
     /// Joins a second and memory a connection.
     Connect(connect::Options),
     /// Latency, loss, order and cost of row changes.
     Changes(changes::Options),
+    /// Deliveries a second, latency and CPU of a broadcast to many, beside a bare program.
+    Fanout(fanout::Options),
+    /// Latency and CPU of many small rooms.
+    Groups(groups::Options),
+    /// The bare program by itself; `fanout` starts its own.
+    Bare(bare::Options),
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    anyhow::ensure!(
-        !cli.server.secret.is_empty(),
-        "give the project's JWT secret as --secret or API_JWT_SECRET"
-    );
-    let report = match cli.scenario {
-        Scenario::Connect(options) => connect::run(&cli.server, &options).await?,
-        Scenario::Changes(options) => changes::run(&cli.server, &options).await?,
+    raise_open_files()?;
+    let report = match &cli.scenario {
+        Scenario::Connect(options) => on_all_cores(connect::run(&cli.server, options))?,
+        Scenario::Changes(options) => on_all_cores(changes::run(&cli.server, options))?,
+        Scenario::Fanout(options) => on_one_thread(fanout::run(&cli.server, options))?,
+        Scenario::Groups(options) => on_one_thread(groups::run(&cli.server, options))?,
+        Scenario::Bare(options) => return on_all_cores(bare::serve(options)),
     };
     report.print(cli.json)
+}
+
+fn on_all_cores<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    Runtime::new()?.block_on(Box::pin(work))
+}
+
+/// A crowd of sockets is cheapest on one thread, and leaves the other cores to the server.
+fn on_one_thread<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    LocalSet::new().block_on(&runtime, Box::pin(work))
+}
+
+/// Every socket is an open file.
+fn raise_open_files() -> anyhow::Result<()> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    setrlimit(Resource::Nofile, raised)
+        .context("the limit on open files could not be raised; see `ulimit -n`")
 }

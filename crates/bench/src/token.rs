@@ -1,6 +1,6 @@
 //! Keys for the load's users.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use jsonwebtoken::{EncodingKey, Header};
 use serde_json::json;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,6 +9,10 @@ const LIFETIME_S: u64 = 24 * 3_600;
 
 /// A key for `role`, with a subject if given.
 pub(crate) fn mint(secret: &str, role: &str, subject: Option<&str>) -> anyhow::Result<String> {
+    ensure!(
+        !secret.is_empty(),
+        "give the project's JWT secret as --secret or API_JWT_SECRET"
+    );
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
     let mut claims = json!({ "role": role, "iss": "walcast-bench", "exp": now_s + LIFETIME_S });
     if let Some(subject) = subject {
