@@ -83,6 +83,10 @@ impl Archive {
         Self { pool, time_limit }
     }
 
+    pub(crate) fn time_limit(&self) -> Duration {
+        self.time_limit
+    }
+
     /// All rows of a query, within the time limit.
     pub(crate) async fn fetch(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Failure> {
         let deadline = Instant::now() + self.time_limit;

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use serde_json::value::RawValue;
 use sqlx::Row;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use walcast_protocol::ErrorCode;
 
@@ -102,15 +103,61 @@ impl Archive {
     /// The newest messages in `range` that are stored for the private channel `topic` (without `realtime:`), oldest
     /// first. Whether they may be read is the caller's question; policies play no part.
     ///
+    /// Those of the transactions `after` (32 bit) are among them: the stream can be ahead of what other sessions see
+    /// (`database.md 9.21`), and a message that it brought before the channel was there must not be missed here.
+    ///
     /// # Errors
     /// [`ReplayError::Unreadable`], within the time limit.
-    pub async fn replay(&self, topic: &str, range: ReplayRange) -> Result<Vec<StoredMessage>, ReplayError> {
-        self.newest(topic, range)
-            .await
-            .map_err(|failure| ReplayError::Unreadable {
-                topic: topic.into(),
-                cause: failure.to_string(),
-            })
+    pub async fn replay(
+        &self,
+        topic: &str,
+        range: ReplayRange,
+        after: &[u32],
+    ) -> Result<Vec<StoredMessage>, ReplayError> {
+        let newest = async {
+            self.settle(after).await?;
+            self.newest(topic, range).await
+        };
+        newest.await.map_err(|failure| ReplayError::Unreadable {
+            topic: topic.into(),
+            cause: failure.to_string(),
+        })
+    }
+
+    /// Waits until other sessions see what these transactions did.
+    async fn settle(&self, xids: &[u32]) -> Result<(), Failure> {
+        if xids.is_empty() {
+            return Ok(());
+        }
+        let xids: Vec<i64> = xids.iter().map(|xid| i64::from(*xid)).collect();
+        let started = Instant::now();
+        let mut pause = Duration::from_millis(1);
+        loop {
+            // The upper half of a 64-bit id is that of the snapshot, or its neighbour around a wrap.
+            let query = sqlx::query(
+                "select coalesce(bool_and(pg_visible_in_snapshot((case \
+                   when near - horizon > 2147483648 then near - 4294967296 \
+                   when horizon - near > 2147483648 then near + 4294967296 \
+                   else near end)::text::xid8, snapshot)), true) \
+                 from pg_current_snapshot() snapshot, \
+                   lateral (select pg_snapshot_xmax(snapshot)::text::int8 as horizon) as h, \
+                   unnest($1::int8[]) as xid, \
+                   lateral (select horizon >> 32 << 32 | xid as near) as n",
+            )
+            .bind(&xids);
+            let is_settled = match self.fetch(query).await?.first() {
+                Some(row) => row.try_get(0).map_err(Failure::from)?,
+                None => true,
+            };
+            if is_settled {
+                return Ok(());
+            }
+            if started.elapsed() + pause > self.time_limit() {
+                return Err(Failure::TooSlow(self.time_limit().as_millis()));
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(50));
+        }
     }
 
     async fn newest(&self, topic: &str, range: ReplayRange) -> Result<Vec<StoredMessage>, Failure> {

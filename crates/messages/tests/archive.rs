@@ -62,7 +62,7 @@ impl Scene {
     }
 
     async fn events(&self, topic: &str, range: ReplayRange) -> Vec<String> {
-        let messages = self.archive.replay(topic, range).await.unwrap();
+        let messages = self.archive.replay(topic, range, &[]).await.unwrap();
         messages.iter().map(|message| message.event.to_string()).collect()
     }
 
@@ -170,7 +170,7 @@ async fn the_range_is_in_utc_whatever_the_time_zone_of_the_database() {
         let archive = archive.clone();
         async move {
             archive
-                .replay("room", ReplayRange { since_ms, limit: 25 })
+                .replay("room", ReplayRange { since_ms, limit: 25 }, &[])
                 .await
                 .unwrap()
                 .len()
@@ -210,7 +210,7 @@ async fn any_body_comes_back_as_it_was_stored() {
             .persist(new_message(&body, Keep::Retention))
             .await
             .unwrap();
-        let mut stored = scene.archive.replay("room", EVERYTHING).await.unwrap();
+        let mut stored = scene.archive.replay("room", EVERYTHING, &[]).await.unwrap();
         let StoredMessage {
             id,
             event,
@@ -298,7 +298,7 @@ async fn no_lifetime_is_too_short_or_too_long() {
         };
         scene.archive.persist(message).await.unwrap();
     }
-    let left = scene.archive.replay("room", EVERYTHING).await.unwrap();
+    let left = scene.archive.replay("room", EVERYTHING, &[]).await.unwrap();
     assert_eq!(
         left.iter().map(|message| &*message.id).collect::<Vec<_>>(),
         [OTHER_ID]
@@ -446,7 +446,7 @@ async fn a_role_bound_by_policies_gets_an_error_and_not_an_empty_replay() {
         .await;
     let connect = scene.database.url_as("archive_server", "").parse().unwrap();
     let bound = Archive::new(&connect, ArchiveOptions::default());
-    let error = bound.replay("room", EVERYTHING).await.unwrap_err();
+    let error = bound.replay("room", EVERYTHING, &[]).await.unwrap_err();
     assert!(error.to_string().contains("row-level security"), "{error}");
     scene.database.execute("drop owned by archive_server").await;
 }
@@ -469,7 +469,7 @@ async fn a_table_that_is_locked_and_a_database_that_hangs_are_errors_in_time() {
     for url in [scene.database.url(), format!("postgres://x@127.0.0.1:{port}/x")] {
         let archive = Archive::new(&url.parse().unwrap(), options);
         let started = Instant::now();
-        let error = archive.replay("room", EVERYTHING).await.unwrap_err();
+        let error = archive.replay("room", EVERYTHING, &[]).await.unwrap_err();
         assert!(matches!(error, ReplayError::Unreadable { .. }), "{error}");
         let error = archive
             .persist(new_message(&body, Keep::Retention))
@@ -480,5 +480,5 @@ async fn a_table_that_is_locked_and_a_database_that_hangs_are_errors_in_time() {
     }
     scene.client.batch_execute("rollback").await.unwrap();
     let archive = Archive::new(&scene.database.url().parse().unwrap(), ArchiveOptions::default());
-    assert_eq!(archive.replay("room", EVERYTHING).await, Ok(Vec::new()));
+    assert_eq!(archive.replay("room", EVERYTHING, &[]).await, Ok(Vec::new()));
 }

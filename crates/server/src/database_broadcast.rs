@@ -1,6 +1,8 @@
 //! Rows of `realtime.messages` become broadcasts as they are committed (`protocol.md 5.8`).
 
-use std::sync::Arc;
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use metrics::counter;
 use walcast_broadcast::{Body, Message, Room};
@@ -10,6 +12,42 @@ use walcast_protocol::ErrorCode;
 use walcast_replication::{Change, Relation};
 
 use crate::serve::Server;
+
+/// A transaction is seen by all sessions this long after the stream brought it, unless it waits for a standby.
+const RECENT: Duration = Duration::from_secs(5);
+/// So many rows are remembered at most.
+const RECENT_ROWS: usize = 4_096;
+
+/// Which transactions wrote messages of which topics just now. The stream can be ahead of what other sessions see of
+/// them (`database.md 9.21`).
+#[derive(Default)]
+pub struct RecentRows(Mutex<VecDeque<(Instant, Box<str>, u32)>>);
+
+impl RecentRows {
+    fn note(&self, topic: &str, xid: u32) {
+        let mut rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        while rows
+            .front()
+            .is_some_and(|(since, ..)| rows.len() >= RECENT_ROWS || since.elapsed() > RECENT)
+        {
+            rows.pop_front();
+        }
+        rows.push_back((Instant::now(), topic.into(), xid));
+    }
+
+    /// The transactions of a topic, each once.
+    pub fn of(&self, topic: &str) -> Vec<u32> {
+        let rows = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut xids: Vec<u32> = rows
+            .iter()
+            .filter(|(since, of, _)| **of == *topic && since.elapsed() <= RECENT)
+            .map(|(.., xid)| *xid)
+            .collect();
+        xids.sort_unstable();
+        xids.dedup();
+        xids
+    }
+}
 
 /// Hands rows from the stream to the rooms.
 pub struct DatabaseBroadcast {
@@ -22,10 +60,12 @@ impl DatabaseBroadcast {
         Self { server }
     }
 
-    fn broadcast(&self, row: &MessageRow<'_>) -> Result<(), String> {
+    fn broadcast(&self, row: &MessageRow<'_>, xid: u32) -> Result<(), String> {
         if self.server.rates.events.is_exceeded() {
             return Err("too_many_requests: there are more messages a second than are allowed".to_owned());
         }
+        // Before it goes out: whoever enters the room too late for it finds it here.
+        self.server.recent_rows.note(row.topic, xid);
         let room = Room {
             topic: row.topic,
             is_private: row.private,
@@ -57,7 +97,7 @@ impl Tap for DatabaseBroadcast {
         let limit_bytes = self.server.config.limits.max_payload_bytes;
         let relayed = match MessageRow::read(change, limit_bytes) {
             Ok(None) => return,
-            Ok(Some(row)) => self.broadcast(&row),
+            Ok(Some(row)) => self.broadcast(&row, change.transaction.xid),
             Err(unrelayed) => Err(unrelayed.to_string()),
         };
         let code = match relayed {

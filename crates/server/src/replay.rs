@@ -21,7 +21,8 @@ impl Attempt {
     pub(crate) async fn replay(&self, range: ReplayRange, history: &Replay) -> Result<Vec<Frame>, Refused> {
         let read = async {
             let archive = self.server.prepared_archive().await;
-            archive.replay(self.sub_topic(), range).await
+            let after = self.server.recent_rows.of(self.sub_topic());
+            archive.replay(self.sub_topic(), range, &after).await
         };
         let limit = self.server.config.join.timeout;
         let stored = within(limit, Box::pin(read)).await.unwrap_or_else(|| {

@@ -17,7 +17,7 @@ use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOption
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
-use crate::database_broadcast::DatabaseBroadcast;
+use crate::database_broadcast::{DatabaseBroadcast, RecentRows};
 use crate::http::{self, Readiness};
 use crate::limits::Rates;
 use crate::metrics::{self, Metrics, RecorderTaken};
@@ -67,6 +67,8 @@ pub struct Server {
     pub sockets: Arc<Sockets>,
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
+    /// What the stream brought just now.
+    pub recent_rows: RecentRows,
     /// Stored messages under way.
     pub withheld: Withheld,
     /// What happens a second.
@@ -209,6 +211,7 @@ pub async fn run_with(
         rates,
         sockets: Arc::default(),
         rooms: Arc::default(),
+        recent_rows: RecentRows::default(),
         withheld: Withheld::default(),
         metrics: Metrics::new(),
         recorder,

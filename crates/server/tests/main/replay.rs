@@ -11,7 +11,11 @@ use crate::server::{Client, Walcast, user};
 const TOPIC: &str = "realtime:room";
 
 async fn start() -> (Database, Walcast) {
-    let database = Postgres::shared().await.database().await;
+    start_on(Postgres::shared().await).await
+}
+
+async fn start_on(postgres: &Postgres) -> (Database, Walcast) {
+    let database = postgres.database().await;
     let server = Walcast::start_on(&database.url(), &[]).await;
     database
         .until(
@@ -207,4 +211,46 @@ async fn section_15_2_a_broadcast_over_http_can_be_stored() {
     let mut late = socket(&server, "2.0.0").await;
     assert_eq!(late.join(TOPIC, "1", join(&json!({"since": 0}))).await.0, "ok");
     assert_eq!(late.receive().await[4]["payload"], json!({"n": 1}));
+}
+
+#[tokio::test]
+async fn a_message_that_was_live_before_the_channel_and_not_yet_seen_by_other_sessions_is_replayed() {
+    let postgres = Postgres::start(Postgres::options()).await;
+    let (database, server) = start_on(&postgres).await;
+    let mut early = socket(&server, "2.0.0").await;
+    assert_eq!(early.join(TOPIC, "1", join(&Value::Null)).await.0, "ok");
+    let session = database.client().await;
+    let process: i32 = session
+        .query_one("select pg_backend_pid()", &[])
+        .await
+        .unwrap()
+        .get(0);
+    // The commit is in the log and streamed, and waits for a standby before other sessions may see it.
+    database
+        .execute("alter system set synchronous_standby_names = 'nobody'")
+        .await;
+    database.execute("select pg_reload_conf()").await;
+    database
+        .until("select current_setting('synchronous_standby_names') = 'nobody'")
+        .await;
+    let sending = tokio::spawn(async move {
+        session
+            .batch_execute("select realtime.send('{\"n\": 1}', 'e', 'room')")
+            .await
+    });
+    assert!(matches!(early.next().await, Message::Binary(_)));
+    let mut late = socket(&server, "2.0.0").await;
+    late.send_json(json!(["1", "1", TOPIC, "phx_join", join(&json!({"since": 0}))]))
+        .await;
+    late.expect_silence().await;
+    database
+        .execute("alter system reset synchronous_standby_names")
+        .await;
+    database
+        .execute(&format!("select pg_reload_conf(), pg_cancel_backend({process})"))
+        .await;
+    sending.await.unwrap().unwrap();
+    assert_eq!(late.joined(TOPIC, "1").await.0, "ok");
+    assert_eq!(late.receive().await[4]["payload"]["n"], 1);
+    late.expect_silence().await;
 }
