@@ -5,6 +5,7 @@
 //! see arrives, once and in order: latency from before the INSERT to the frame, and CPU per change.
 //! `fanout` sends to many receivers, as fast as they get it and at a fixed rate, and does the same with `bare`, a
 //! program that writes the same bytes to as many sockets and nothing else: deliveries a second, CPU per delivery.
+//! `private` joins private channels, each of which a policy has to allow: joins a second, CPU per join.
 //! `groups` has users who each send on a channel of their own and on one they share with five.
 //!
 //! It shares the machine with what it measures; compare runs on the same machine, not figures of different ones.
@@ -18,6 +19,7 @@ mod frames;
 mod groups;
 mod latency;
 mod numbered;
+mod private;
 mod process;
 mod report;
 mod tally;
@@ -90,6 +92,8 @@ enum Scenario {
     Fanout(fanout::Options),
     /// Latency and CPU of many small rooms.
     Groups(groups::Options),
+    /// Joins a second of private channels.
+    Private(private::Options),
     /// The bare program by itself; `fanout` starts its own.
     Bare(bare::Options),
 }
@@ -102,6 +106,7 @@ fn main() -> anyhow::Result<()> {
         Scenario::Changes(options) => on_all_cores(changes::run(&cli.server, options))?,
         Scenario::Fanout(options) => on_one_thread(fanout::run(&cli.server, options))?,
         Scenario::Groups(options) => on_one_thread(groups::run(&cli.server, options))?,
+        Scenario::Private(options) => on_one_thread(private::run(&cli.server, options))?,
         Scenario::Bare(options) => return on_all_cores(bare::serve(options)),
     };
     report.print(cli.json)
