@@ -1,8 +1,8 @@
 //! Conditions that only Postgres can decide, asked in batches: patterns, order under a collation, types whose
 //! equality is not that of their text (`database.md 2.6`).
 
+use crate::condition::TypedCondition;
 use crate::filter::Operator;
-use crate::index::TypedCondition;
 use sqlx::PgPool;
 
 /// For each of `values` whether the condition is true; NULL counts as "does not match".

@@ -14,6 +14,7 @@
 pub mod binding;
 mod catalog;
 mod claims;
+mod condition;
 mod dispatch;
 mod elixir;
 mod engine;

@@ -1,8 +1,8 @@
 //! Filters of a table that only Postgres can decide: each distinct condition is asked once for all changes of a
 //! batch, and one that cannot be evaluated costs only the channels that asked for it (`design.md 3`, promise 5).
 
+use crate::condition::{Truth, TypedCondition};
 use crate::filter_sql;
-use crate::index::{Truth, TypedCondition};
 use crate::notice;
 use crate::row::filter_value;
 use crate::table::Pending;

@@ -1,7 +1,8 @@
 //! Who is subscribed to which table, shared by joins, the stream's reader and the tables' tasks.
 
+use crate::condition::TypedCondition;
 use crate::engine::Context;
-use crate::index::{Index, Listener, TypedCondition};
+use crate::index::{Index, Listener};
 use crate::lane::{Lane, Ticket};
 use crate::subscription::Subscriber;
 use crate::table::{self, Item};

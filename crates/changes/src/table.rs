@@ -2,8 +2,9 @@
 //! all that queued up meanwhile at once, and hands out the frames in commit order.
 
 use crate::claims::IdentityRef;
+use crate::condition::Truth;
 use crate::engine::Context;
-use crate::index::{ActionKind, Index, Listener, Truth};
+use crate::index::{ActionKind, Index, Listener};
 use crate::lane::Ticket;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;

@@ -2,9 +2,9 @@
 
 use crate::binding::Binding;
 use crate::catalog::{self, Attribute, TableFacts, TextEquality};
+use crate::condition::{TypedCondition, normalise};
 use crate::error::SubscribeError;
 use crate::filter::{Condition, Operator};
-use crate::index::{TypedCondition, normalise};
 use sqlx::PgPool;
 use std::borrow::Cow;
 use std::collections::BTreeSet;
