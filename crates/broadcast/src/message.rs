@@ -183,7 +183,7 @@ mod tests {
         let frame = message.encode(Version::V2, TOPIC).unwrap().unwrap();
         assert!(!frame.is_text());
         assert_eq!(
-            &frame.bytes()[..],
+            frame.bytes(),
             b"\x04\x0d\x03\x0b\x01realtime:roommsg{\"id\":\"u1\"}{\"a\":1}"
         );
     }
@@ -197,7 +197,7 @@ mod tests {
         };
         assert_eq!(message.encode(Version::V1, TOPIC).unwrap(), None);
         let frame = message.encode(Version::V2, TOPIC).unwrap().unwrap();
-        assert_eq!(&frame.bytes()[..], b"\x04\x0d\x01\x00\x00realtime:roomb\x00\xff");
+        assert_eq!(frame.bytes(), b"\x04\x0d\x01\x00\x00realtime:roomb\x00\xff");
     }
 
     #[test]
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(replayed(Version::V1, Body::Binary(b"x")), None);
         let frame = replayed(Version::V2, Body::Binary(b"x")).unwrap();
         assert_eq!(
-            &frame.bytes()[..],
+            frame.bytes(),
             b"\x04\x0d\x01\x1b\x00realtime:roome{\"replayed\":true,\"id\":\"u1\"}x"
         );
     }

@@ -8,11 +8,11 @@
 //! is the first frame of its topic (`protocol.md 3.5`), and lets nothing pass once the channel has ended.
 
 use std::borrow::Cow;
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use smallvec::SmallVec;
 use walcast_protocol::{Frame, Outlet};
 
 /// Close codes this server sends (RFC 6455 7.4.1, `protocol.md 1.6`).
@@ -67,7 +67,8 @@ pub struct Outbox {
 
 #[derive(Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
+    /// Mostly one, which then takes no allocation.
+    frames: SmallVec<[Frame; 1]>,
     /// Frames of gates that are still closed, by the gate's number.
     held: Vec<(u32, Vec<Frame>)>,
     held_frames: usize,
@@ -183,7 +184,7 @@ impl Outbox {
         if frames < self.bounds.frames && queue.bytes.saturating_add(len) <= self.bounds.bytes {
             return true;
         }
-        queue.frames = VecDeque::new();
+        queue.frames = SmallVec::new();
         queue.bytes = 0;
         queue.drop_held();
         queue.end = Some(End::new(
@@ -213,7 +214,7 @@ impl Queue {
     /// Appends; the waker is the caller's to wake once the lock is released.
     fn enqueue(&mut self, frame: Frame) -> Option<Waker> {
         self.bytes += frame.len();
-        self.frames.push_back(frame);
+        self.frames.push(frame);
         self.waker.take()
     }
 

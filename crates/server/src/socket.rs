@@ -212,7 +212,7 @@ impl Socket {
             let wire = &mut self.wire;
             match self.outbox.poll_take(context, |frame| {
                 frames += 1;
-                wire.enqueue(&frame);
+                wire.enqueue(frame);
             }) {
                 Poll::Ready(Taken::Frames) => self.server.metrics.frames_sent.increment(frames),
                 Poll::Ready(Taken::OverLimit(gates)) => self.close_over_limit(&gates),

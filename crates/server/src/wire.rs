@@ -1,21 +1,21 @@
 //! One upgraded TCP connection as WebSocket messages in and frames out.
 //!
-//! Reading is tungstenite's. Writing is done here, because a frame is shared by all its receivers: header and
-//! payload of many frames go to the kernel in one `writev`, and no connection keeps a write buffer. The replies
+//! Reading is tungstenite's. Writing is done here, because a frame is shared by all its receivers: many frames go to
+//! the kernel in one `writev`, and no connection keeps a write buffer. The replies
 //! tungstenite makes while it reads (pong, close) are caught and take their place in the same line, so that they
 //! never end up inside a frame that is half written.
 
-use std::collections::VecDeque;
 use std::io::{self, IoSlice, Read, Write};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Error as WebSocketError;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
-use tokio_tungstenite::tungstenite::protocol::frame::{CloseFrame, FrameHeader};
+use tokio_tungstenite::tungstenite::protocol::frame::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Message, Role, WebSocketConfig, WebSocketContext};
 use walcast_protocol::Frame;
 
@@ -36,7 +36,7 @@ const MAX_CONTROL_BYTES: usize = 16 * 1024;
 /// Reads discarded before others get their turn.
 const DISCARDS: usize = 64;
 
-/// Slices given to one `writev`; two a frame.
+/// Slices given to one `writev`; one a frame.
 const SLICES: usize = 64;
 
 /// A message from the client.
@@ -72,34 +72,27 @@ pub struct Wire {
     context: WebSocketContext,
     /// Replies made while reading, whole frames, not yet in `line`.
     control: Vec<u8>,
-    line: VecDeque<Segment>,
-    /// Bytes of caught replies in `line`.
-    control_bytes: usize,
-    /// Bytes of the first segment that are written.
+    /// What is to be written. Mostly one frame at a time, which then takes no allocation.
+    line: SmallVec<[Segment; 1]>,
+    /// Segments of `line` that are written.
+    written: usize,
+    /// Bytes of the next one that are.
     written_bytes: usize,
+    /// Bytes of caught replies in `line` that are not.
+    control_bytes: usize,
     /// The last large payload, kept until the next read so that its buffer is not reused (see `read`).
     large: Option<Bytes>,
     /// Bytes read since the connection began.
     read_bytes: u64,
+    /// Whether all that the kernel had was read, and no whole message of it is left.
+    is_drained: bool,
 }
 
-/// One frame, or several control frames, as they go out.
+/// What goes out in one piece.
 struct Segment {
-    header: [u8; 10],
-    header_len: u8,
-    payload: Bytes,
-}
-
-impl Segment {
-    fn header(&self) -> &[u8] {
-        self.header
-            .get(..usize::from(self.header_len))
-            .unwrap_or_default()
-    }
-
-    fn len(&self) -> usize {
-        usize::from(self.header_len) + self.payload.len()
-    }
+    bytes: Bytes,
+    /// Whether it is replies that were caught, which `control_bytes` counts.
+    is_caught: bool,
 }
 
 /// What tungstenite sees as its stream: reads come from the connection, writes are caught.
@@ -145,11 +138,13 @@ impl Wire {
             tcp,
             context,
             control: Vec::new(),
-            line: VecDeque::new(),
-            control_bytes: 0,
+            line: SmallVec::new(),
+            written: 0,
             written_bytes: 0,
+            control_bytes: 0,
             large: None,
             read_bytes: already_read.len() as u64,
+            is_drained: false,
         }
     }
 
@@ -164,33 +159,20 @@ impl Wire {
     }
 
     /// Puts a frame in the line.
-    pub fn enqueue(&mut self, frame: &Frame) {
-        let opcode = if frame.is_text() { Data::Text } else { Data::Binary };
-        self.enqueue_payload(OpCode::Data(opcode), frame.bytes().clone());
+    pub fn enqueue(&mut self, frame: Frame) {
+        self.line.push(Segment {
+            bytes: frame.into_wire(),
+            is_caught: false,
+        });
     }
 
     /// Puts a ping in the line.
     pub fn enqueue_ping(&mut self) {
-        use tokio_tungstenite::tungstenite::protocol::frame::coding::Control;
-        self.enqueue_payload(OpCode::Control(Control::Ping), Bytes::new());
-    }
-
-    fn enqueue_payload(&mut self, opcode: OpCode, payload: Bytes) {
-        let mut header = [0; 10];
-        let mut room = header.as_mut_slice();
-        let frame = FrameHeader {
-            opcode,
-            ..FrameHeader::default()
-        };
-        // A server's header has no mask, so it is at most ten bytes and fits.
-        let formatted = frame.format(payload.len() as u64, &mut room);
-        debug_assert!(formatted.is_ok(), "a header of ten bytes holds any length");
-        let left = room.len();
-        let header_len = u8::try_from(header.len() - left).unwrap_or(u8::MAX);
-        self.line.push_back(Segment {
-            header,
-            header_len,
-            payload,
+        /// RFC 6455 5.5.2, without a payload.
+        const PING: &[u8] = &[0x89, 0];
+        self.line.push(Segment {
+            bytes: Bytes::from_static(PING),
+            is_caught: false,
         });
     }
 
@@ -201,10 +183,15 @@ impl Wire {
             if self.control_bytes > MAX_CONTROL_BYTES {
                 return Poll::Pending;
             }
+            // An attempt to read clears a buffer first, which a wake for writing need not pay for.
+            if self.is_drained {
+                ready!(self.tcp.poll_read_ready(context))?;
+                self.is_drained = false;
+            }
             match self.read() {
                 Err(WebSocketError::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.adopt_control();
-                    ready!(self.tcp.poll_read_ready(context))?;
+                    self.is_drained = true;
                 }
                 read => {
                     self.adopt_control();
@@ -235,12 +222,11 @@ impl Wire {
     /// Moves the caught replies into the line.
     fn adopt_control(&mut self) {
         if !self.control.is_empty() {
-            let payload = Bytes::from(std::mem::take(&mut self.control));
-            self.control_bytes += payload.len();
-            self.line.push_back(Segment {
-                header: [0; 10],
-                header_len: 0,
-                payload,
+            let bytes = Bytes::from(std::mem::take(&mut self.control));
+            self.control_bytes += bytes.len();
+            self.line.push(Segment {
+                bytes,
+                is_caught: true,
             });
         }
     }
@@ -257,6 +243,7 @@ impl Wire {
                     self.advance(count);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.drop_written();
                     if total_bytes > 0 {
                         break;
                     }
@@ -269,55 +256,54 @@ impl Wire {
     }
 
     fn write_once(&self) -> io::Result<usize> {
-        let mut slices = [IoSlice::new(&[]); SLICES];
-        let mut count = 0;
-        let mut skip = self.written_bytes;
-        for segment in &self.line {
-            if count + 2 > SLICES {
-                break;
-            }
-            for part in [segment.header(), &segment.payload[..]] {
-                match part.get(skip..) {
-                    Some(rest) if !rest.is_empty() => {
-                        skip = 0;
-                        if let Some(slice) = slices.get_mut(count) {
-                            *slice = IoSlice::new(rest);
-                            count += 1;
-                        }
-                    }
-                    _ => skip = skip.saturating_sub(part.len()),
-                }
-            }
+        let rest = self.line.get(self.written..).unwrap_or_default();
+        let [first, others @ ..] = rest else { return Ok(0) };
+        let first = first.bytes.get(self.written_bytes..).unwrap_or_default();
+        if others.is_empty() {
+            return self.tcp.try_write(first);
         }
-        self.tcp
-            .try_write_vectored(slices.get(..count).unwrap_or_default())
+        let mut slices: SmallVec<[IoSlice<'_>; SLICES]> = SmallVec::new();
+        slices.push(IoSlice::new(first));
+        slices.extend(
+            others
+                .iter()
+                .take(SLICES - 1)
+                .map(|segment| IoSlice::new(&segment.bytes)),
+        );
+        self.tcp.try_write_vectored(&slices)
     }
 
     fn advance(&mut self, count: usize) {
         self.written_bytes += count;
-        while let Some(first) = self.line.front() {
-            if self.written_bytes < first.len() {
+        while let Some(first) = self.line.get(self.written) {
+            if self.written_bytes < first.bytes.len() {
                 return;
             }
-            self.written_bytes -= first.len();
-            if first.header_len == 0 {
-                self.control_bytes -= first.len();
+            self.written_bytes -= first.bytes.len();
+            if first.is_caught {
+                self.control_bytes -= first.bytes.len();
             }
-            self.line.pop_front();
+            self.written += 1;
         }
-        if self.line.capacity() > 8 {
-            self.line = VecDeque::new();
-        }
+        self.line = SmallVec::new();
+        self.written = 0;
+    }
+
+    /// Lets go of what is written, for a peer that takes no more for now.
+    fn drop_written(&mut self) {
+        self.line.drain(..self.written);
+        self.written = 0;
     }
 
     /// Drops what has not begun to be written, for a close that must not wait behind it.
     pub fn drop_waiting(&mut self) {
+        self.drop_written();
         self.line.truncate(usize::from(self.written_bytes > 0));
         self.control_bytes = self
             .line
             .iter()
-            .filter(|segment| segment.header_len == 0)
-            .map(Segment::len)
+            .filter(|segment| segment.is_caught)
+            .map(|segment| segment.bytes.len())
             .sum();
     }
 
