@@ -24,6 +24,7 @@ mod filter_sql;
 mod fresh;
 #[doc(hidden)]
 pub mod fuzzing;
+mod generated;
 mod index;
 mod lane;
 mod meter;

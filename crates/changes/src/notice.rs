@@ -20,7 +20,8 @@ pub(crate) fn restored(subscriber: &Subscriber) -> Frame {
     notice(subscriber, "ok", SUBSCRIBED)
 }
 
-/// A binding that was active does not fit the table it would now mean; `text` says why.
+/// Something a binding asked for is not to be had any more, e.g. the table it would now mean lacks a column; `text`
+/// says why.
 pub(crate) fn refused(subscriber: &Subscriber, text: &str) -> Frame {
     notice(subscriber, "error", text)
 }

@@ -95,7 +95,7 @@ impl OpenFilters {
         pending: &[Pending],
     ) {
         counter!("walcast_filter_failures_total").increment(1);
-        let is_suspended = is_timeout(error);
+        let is_suspended = error.is_timeout();
         let is_news = !self.failed.contains_key(&key);
         if is_news || is_suspended {
             let failed = Failed {
@@ -188,18 +188,7 @@ async fn evaluate(asker: &Asker, asked: &Asked) -> Result<Vec<bool>, (Vec<Option
     Err((holds, error))
 }
 
-fn sqlstate(error: &VisibilityError) -> Option<String> {
-    match error {
-        VisibilityError::Postgres(sqlx::Error::Database(error)) => error.code().map(Into::into),
-        _ => None,
-    }
-}
-
 /// Class 22, data exception: another value may do.
 fn is_of_the_value(error: &VisibilityError) -> bool {
-    sqlstate(error).is_some_and(|code| code.starts_with("22"))
-}
-
-fn is_timeout(error: &VisibilityError) -> bool {
-    sqlstate(error).as_deref() == Some("57014")
+    error.sqlstate().is_some_and(|code| code.starts_with("22"))
 }

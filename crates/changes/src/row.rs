@@ -30,7 +30,7 @@ impl Row for NewRow<'_> {
 }
 
 /// A column's value; one that an UPDATE left alone out of line is taken from the old row where that is whole.
-fn carried<'a>(tuple: &'a Tuple, old: Option<&'a Tuple>, at: usize) -> Option<Option<&'a str>> {
+pub(crate) fn carried<'a>(tuple: &'a Tuple, old: Option<&'a Tuple>, at: usize) -> Option<Option<&'a str>> {
     match tuple.get(at)? {
         Value::Text(text) => Some(Some(text)),
         Value::Null => Some(None),

@@ -22,6 +22,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use walcast_protocol::Frame;
 use walcast_replication::{Change, Relation};
 
 /// Changes decided together at most; bounds one question to Postgres.
@@ -110,11 +111,12 @@ impl Worker {
         }
     }
 
-    async fn process(&mut self, items: Vec<Item>) -> Result<(), VisibilityError> {
+    async fn process(&mut self, mut items: Vec<Item>) -> Result<(), VisibilityError> {
         let (Some(table), Some(first)) = (self.table.upgrade(), items.first()) else {
             return Ok(());
         };
         self.prepare_view(&first.change).await?;
+        self.complete(&mut items).await;
         self.take_census(&table).await?;
         let mut pending = Vec::with_capacity(items.len());
         for item in items {
@@ -144,19 +146,43 @@ impl Worker {
             "changes were not delivered: the catalog could not be read"
         );
         counter!("walcast_changes_undecided_total").increment(changes as u64);
+        self.tell_everybody(|subscriber| {
+            crate::notice::missed(subscriber, "the database could not be asked who may see them")
+        });
+    }
+
+    /// Says something to every channel that listens to the table.
+    fn tell_everybody(&self, notice: impl Fn(&Subscriber) -> Frame) {
         let Some(table) = self.table.upgrade() else { return };
         let mut told = HashSet::new();
         let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
         for kind in [ActionKind::Insert, ActionKind::Update, ActionKind::Delete] {
             listeners.find_all(kind, |listener| {
                 if told.insert(listener.subscriber.id) {
-                    listener.subscriber.deliver(crate::notice::missed(
-                        &listener.subscriber,
-                        "the database could not be asked who may see them",
-                    ));
+                    listener.subscriber.deliver(notice(&listener.subscriber));
                 }
             });
         }
+    }
+
+    /// Gives changes the generated columns that the stream leaves out.
+    async fn complete(&mut self, items: &mut [Item]) {
+        let Some(view) = &mut self.view else { return };
+        let Some(completion) = &mut view.completion else {
+            return;
+        };
+        let Some(error) = completion.complete(&self.context.asker, items).await else {
+            return;
+        };
+        let table = format!("{}.{}", view.relation.schema, view.relation.name);
+        tracing::error!(%table, %error, "generated columns could not be computed");
+        // The error may quote values of rows that not everybody may see.
+        self.tell_everybody(|subscriber| {
+            let text = format!(
+                "generated columns of {table} are missing from its changes, for they could not be computed: see the server's log"
+            );
+            crate::notice::refused(subscriber, &text)
+        });
     }
 
     /// Sees to it that the view is that of the version of the relation that `change` was written under.

@@ -3,6 +3,7 @@
 
 use crate::catalog::{self, TableFacts};
 use crate::engine::Context;
+use crate::generated::Completion;
 use crate::policy::{self, Access};
 use crate::render::{Face, Shape};
 use std::collections::HashMap;
@@ -27,7 +28,10 @@ pub(crate) struct RoleView {
 
 /// Facts about one version of a relation.
 pub(crate) struct View {
+    /// With the generated columns that the stream leaves out.
     pub(crate) relation: Arc<Relation>,
+    /// How changes get those; `None` if there are none.
+    pub(crate) completion: Option<Completion>,
     pub(crate) facts: TableFacts,
     pub(crate) face: Face,
     /// Position of each primary key column in the relation; a missing one was dropped or renamed since.
@@ -48,6 +52,11 @@ impl View {
         let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else {
             return Ok(None);
         };
+        let publication = &context.options.publication;
+        let completion = Completion::load(&context.pool, publication, relation, &facts).await?;
+        let relation = completion
+            .as_ref()
+            .map_or(relation, |completion| &completion.relation);
         let oids: Vec<u32> = relation.columns.iter().map(|column| column.type_oid).collect();
         let kinds = catalog::kinds(&context.pool, &oids).await?;
         let key_names: Vec<&str> = facts
@@ -68,6 +77,7 @@ impl View {
         let face = Face::new(relation, kinds, &key_names, facts.row_security.is_some());
         Ok(Some(Self {
             relation: Arc::clone(relation),
+            completion,
             facts,
             face,
             key_at,

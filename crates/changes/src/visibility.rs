@@ -27,6 +27,21 @@ pub(crate) enum VisibilityError {
     Postgres(#[from] sqlx::Error),
 }
 
+impl VisibilityError {
+    /// What Postgres answered with, if it did.
+    pub(crate) fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Postgres(sqlx::Error::Database(error)) => error.code().map(Into::into),
+            _ => None,
+        }
+    }
+
+    /// The time limit was reached.
+    pub(crate) fn is_timeout(&self) -> bool {
+        self.sqlstate().as_deref() == Some("57014")
+    }
+}
+
 /// A check that raised for one identity: its policy, its claims or its rights.
 pub(crate) struct Failure {
     pub(crate) role: String,

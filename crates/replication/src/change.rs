@@ -52,7 +52,7 @@ pub struct Relation {
     pub name: String,
     /// What old tuples hold.
     pub replica_identity: ReplicaIdentity,
-    /// Columns in table order; generated ones are missing (`database.md 9.6`).
+    /// Columns in table order, as streamed: generated ones are missing (`database.md 9.6`).
     pub columns: Vec<Column>,
     /// Grows with every announcement. Postgres announces a table again after anything that may concern cached facts
     /// about it: DDL, GRANT and REVOKE, policies, row security switched on or off.
@@ -86,6 +86,37 @@ pub struct Tuple {
 }
 
 impl Tuple {
+    /// A row of these values, e.g. one of the stream with columns that the stream leaves out. `None` beyond 4 GiB.
+    pub fn of<'a>(values: impl IntoIterator<Item = Value<'a>>) -> Option<Self> {
+        let mut bytes = Vec::new();
+        let mut spans = Vec::new();
+        for value in values {
+            // Laid out as on the wire, so that the size is what it would be there.
+            spans.push(match value {
+                Value::Null => {
+                    bytes.push(b'n');
+                    Span::Null
+                }
+                Value::UnchangedToast => {
+                    bytes.push(b'u');
+                    Span::UnchangedToast
+                }
+                Value::Text(text) => {
+                    bytes.push(b't');
+                    bytes.extend_from_slice(&u32::try_from(text.len()).ok()?.to_be_bytes());
+                    let start = u32::try_from(bytes.len()).ok()?;
+                    bytes.extend_from_slice(text.as_bytes());
+                    let end = u32::try_from(bytes.len()).ok()?;
+                    Span::Text { start, end }
+                }
+            });
+        }
+        Some(Self {
+            bytes: bytes.into(),
+            spans: spans.into(),
+        })
+    }
+
     /// The value of the column at this position; `None` if the tuple has fewer columns.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<Value<'_>> {

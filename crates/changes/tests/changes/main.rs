@@ -8,6 +8,7 @@
 
 mod bindings;
 mod filters;
+mod generated_columns;
 mod limit;
 mod old_rows;
 mod partitions;

@@ -103,15 +103,6 @@ pub(super) const CHANGES: &[Difference] = &[
             r#""c_char_arr": ["ab ", "c  "]"#,
         )],
     ),
-    either_way(
-        &["pg-generated"],
-        "Before version 18 Postgres does not stream generated columns (decision 7).",
-        &[
-            Says(r#", "dbl": 4"#, ""),
-            Says(r#", "dbl": 6"#, ""),
-            Says(r#", {"name": "dbl", "type": "int4"}"#, ""),
-        ],
-    ),
     deliberate(
         &["pg-big-edge"],
         "The limit is on the values of the row, without the description of its columns.",
