@@ -18,8 +18,16 @@ pub struct Room<'a> {
 }
 
 /// Tells the members of a server's rooms apart; never given twice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MemberId(u64);
+
+impl MemberId {
+    /// The id of that number; members get theirs from [`Rooms::enter`].
+    #[must_use]
+    pub fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
 
 /// A channel that enters a room.
 pub struct Member {
@@ -29,15 +37,23 @@ pub struct Member {
     pub outlet: Arc<dyn Outlet>,
     /// Whether it may hear broadcasts (`broadcast.read`); always in a public room.
     pub reads: bool,
+    /// Whether it hears who comes and goes from the start.
+    pub hears_presence: bool,
     /// Stored messages it is about to get.
     pub replay: Option<Arc<Replay>>,
+}
+
+/// What a member hears.
+struct Ears {
+    broadcasts: AtomicBool,
+    presence: AtomicBool,
 }
 
 struct Seated {
     id: MemberId,
     version: Version,
     outlet: Arc<dyn Outlet>,
-    reads: Arc<AtomicBool>,
+    ears: Arc<Ears>,
     replay: Option<Arc<Replay>>,
 }
 
@@ -86,7 +102,10 @@ impl Rooms {
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
         let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
-        let reads = Arc::new(AtomicBool::new(member.reads));
+        let ears = Arc::new(Ears {
+            broadcasts: AtomicBool::new(member.reads),
+            presence: AtomicBool::new(member.hears_presence),
+        });
         let topic: Arc<str> = room.topic.into();
         let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
         // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
@@ -97,7 +116,7 @@ impl Rooms {
                 id,
                 version: member.version,
                 outlet: member.outlet,
-                reads: Arc::clone(&reads),
+                ears: Arc::clone(&ears),
                 replay: member.replay,
             });
         drop(seats);
@@ -106,7 +125,7 @@ impl Rooms {
             topic,
             is_private: room.is_private,
             id,
-            reads,
+            ears,
         }
     }
 
@@ -131,7 +150,7 @@ impl Rooms {
             seats
                 .seated
                 .iter()
-                .filter(|member| Some(member.id) != except && member.reads.load(Ordering::Acquire))
+                .filter(|member| Some(member.id) != except && member.ears.broadcasts.load(Ordering::Acquire))
         };
         let frame = |version: Version| -> Result<Option<Frame>, Unframeable> {
             if hearing().any(|member| member.version == version) {
@@ -166,6 +185,32 @@ impl Rooms {
         Ok(receivers)
     }
 
+    /// Delivers a frame to every member that hears presence, and says how many got it. `frame` is asked once for each
+    /// serializer some of them is on.
+    pub fn cast_presence(&self, room: Room<'_>, frame: impl Fn(Version) -> Frame) -> usize {
+        let seats = self
+            .floor(room.is_private)
+            .get(room.topic)
+            .map(|seats| Arc::clone(&seats));
+        let Some(seats) = seats else { return 0 };
+        let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut v1, mut v2) = (None, None);
+        let mut receivers = 0;
+        for member in &seats.seated {
+            if !member.ears.presence.load(Ordering::Acquire) {
+                continue;
+            }
+            let shared = match member.version {
+                Version::V1 => &mut v1,
+                Version::V2 => &mut v2,
+            };
+            let shared = shared.get_or_insert_with(|| frame(member.version));
+            member.outlet.deliver(shared.clone());
+            receivers += 1;
+        }
+        receivers
+    }
+
     /// Whether a member on this serializer, other than `except`, would hear a message.
     #[must_use]
     pub fn is_heard_by(&self, room: Room<'_>, version: Version, except: Option<MemberId>) -> bool {
@@ -178,7 +223,9 @@ impl Rooms {
         };
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
         seats.seated.iter().any(|member| {
-            member.version == version && Some(member.id) != except && member.reads.load(Ordering::Acquire)
+            member.version == version
+                && Some(member.id) != except
+                && member.ears.broadcasts.load(Ordering::Acquire)
         })
     }
 
@@ -205,7 +252,7 @@ pub struct Membership {
     topic: Arc<str>,
     is_private: bool,
     id: MemberId,
-    reads: Arc<AtomicBool>,
+    ears: Arc<Ears>,
 }
 
 impl Membership {
@@ -226,7 +273,12 @@ impl Membership {
 
     /// Lets the member hear broadcasts from now on, or not any more.
     pub fn set_reads(&self, reads: bool) {
-        self.reads.store(reads, Ordering::Release);
+        self.ears.broadcasts.store(reads, Ordering::Release);
+    }
+
+    /// Lets the member hear who comes and goes from now on, or not any more.
+    pub fn set_hears_presence(&self, hears: bool) {
+        self.ears.presence.store(hears, Ordering::Release);
     }
 
     /// Whether a member on this serializer would hear what this one casts.
@@ -297,6 +349,7 @@ mod tests {
             version,
             outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
             reads: true,
+            hears_presence: false,
             replay: None,
         };
         (rooms.enter(room, member), inbox)
@@ -354,6 +407,28 @@ mod tests {
     }
 
     #[test]
+    fn who_comes_and_goes_is_heard_by_those_who_want_to_in_one_frame_a_version() {
+        let rooms = Arc::new(Rooms::default());
+        let (_deaf, deaf) = enter(&rooms, PUBLIC, Version::V2);
+        let others = [Version::V1, Version::V2, Version::V2].map(|version| enter(&rooms, PUBLIC, version));
+        let frame = |version| Frame::from(format!("{version:?}"));
+        assert_eq!(rooms.cast_presence(PUBLIC, frame), 0);
+        for (member, _) in &others {
+            member.set_hears_presence(true);
+        }
+        assert_eq!(rooms.cast_presence(PUBLIC, frame), 3);
+        let heard = others
+            .each_ref()
+            .map(|(_, inbox)| inbox.0.lock().unwrap()[0].clone());
+        assert_eq!(heard[0], frame(Version::V1));
+        assert_eq!(heard[1].bytes().as_ptr(), heard[2].bytes().as_ptr());
+        others[0].0.set_hears_presence(false);
+        assert_eq!(rooms.cast_presence(PUBLIC, frame), 2);
+        assert_eq!(received(&deaf), 0);
+        assert_eq!(rooms.cast_presence(PRIVATE, frame), 0);
+    }
+
+    #[test]
     fn a_room_exists_while_somebody_is_in_it() {
         let rooms = Arc::new(Rooms::default());
         let (a, _) = enter(&rooms, PUBLIC, Version::V2);
@@ -391,6 +466,7 @@ mod tests {
             version: Version::V2,
             outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
             reads: true,
+            hears_presence: false,
             replay: Some(Arc::clone(&replay)),
         };
         let _member = rooms.enter(PRIVATE, member);

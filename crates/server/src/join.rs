@@ -346,6 +346,7 @@ impl Attempt {
             version: self.version,
             outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
             reads: private.is_none_or(|private| private.rights.broadcast.read == Some(true)),
+            hears_presence: false,
             replay: history,
         };
         Relay {

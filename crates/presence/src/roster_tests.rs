@@ -1,0 +1,202 @@
+//! What members compute from state and diffs, in the way clients do, is what is.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use serde_json::Value;
+
+use super::*;
+use crate::merging::{Merging, reference};
+
+const NO_LIMIT: usize = usize::MAX;
+
+fn place(key: &str, member: u64) -> Place {
+    Place {
+        key: key.into(),
+        owner: Owner {
+            node: NodeId::OURS,
+            member: MemberId::from_number(member),
+        },
+    }
+}
+
+/// A member that is told the state now.
+fn told(roster: &mut Roster) -> Merging {
+    Merging::from_state(&roster.state())
+}
+
+fn diff(roster: &mut Roster) -> Value {
+    roster
+        .diff()
+        .map_or(Value::Null, |diff| serde_json::from_str(&diff).unwrap())
+}
+
+fn metas<'v>(part: &'v Value, key: &str) -> &'v [Value] {
+    part[key]["metas"].as_array().map_or(&[], Vec::as_slice)
+}
+
+#[test]
+fn a_diff_holds_the_first_meta_an_update_names_the_one_before_and_an_end_holds_the_last() {
+    let mut roster = Roster::default();
+    let ada = place("ada", 1);
+    assert_eq!(roster.track(&ada, r#""n":1"#, NO_LIMIT), Ok(true));
+    let first = diff(&mut roster);
+    let meta = &metas(&first["joins"], "ada")[0];
+    assert_eq!(
+        (reference(meta).len(), &meta["n"], &meta["phx_ref_prev"]),
+        (16, &Value::from(1), &Value::Null)
+    );
+    assert_eq!(first["leaves"], serde_json::json!({}));
+
+    assert_eq!(roster.track(&ada, r#""n":1"#, NO_LIMIT), Ok(false));
+    assert_eq!(diff(&mut roster), Value::Null);
+
+    assert_eq!(roster.track(&ada, r#""n":2"#, NO_LIMIT), Ok(true));
+    let second = diff(&mut roster);
+    let updated = &metas(&second["joins"], "ada")[0];
+    assert_eq!(updated["phx_ref_prev"], meta["phx_ref"]);
+    assert_eq!(second["leaves"], first["joins"]);
+
+    assert!(roster.take(&ada));
+    let third = diff(&mut roster);
+    assert_eq!(
+        (&third["joins"], &third["leaves"]),
+        (&serde_json::json!({}), &second["joins"])
+    );
+    assert!(!roster.take(&ada));
+    assert!(roster.is_empty());
+    assert_eq!(roster.bytes, 0);
+}
+
+#[test]
+fn what_comes_and_goes_within_a_window_is_not_told() {
+    let mut roster = Roster::default();
+    roster.track(&place("ada", 1), "", NO_LIMIT).unwrap();
+    assert!(roster.take(&place("ada", 1)));
+    assert_eq!(diff(&mut roster), Value::Null);
+    assert_eq!((roster.is_empty(), roster.bytes), (true, 0));
+}
+
+#[test]
+fn an_update_names_the_meta_that_members_saw_before() {
+    let mut roster = Roster::default();
+    let ada = place("ada", 1);
+    roster.track(&ada, r#""n":1"#, NO_LIMIT).unwrap();
+    roster.track(&ada, r#""n":2"#, NO_LIMIT).unwrap();
+    let first = diff(&mut roster);
+    assert_eq!(metas(&first["joins"], "ada")[0]["phx_ref_prev"], Value::Null);
+    roster.track(&ada, r#""n":3"#, NO_LIMIT).unwrap();
+    roster.track(&ada, r#""n":4"#, NO_LIMIT).unwrap();
+    let second = diff(&mut roster);
+    assert_eq!(second["leaves"], first["joins"]);
+    let meta = &metas(&second["joins"], "ada")[0];
+    assert_eq!(
+        (&meta["n"], &meta["phx_ref_prev"]),
+        (&Value::from(4), &metas(&first["joins"], "ada")[0]["phx_ref"])
+    );
+}
+
+#[test]
+fn who_left_and_came_back_within_a_window_is_new() {
+    let mut roster = Roster::default();
+    let ada = place("ada", 1);
+    roster.track(&ada, r#""n":1"#, NO_LIMIT).unwrap();
+    let first = diff(&mut roster);
+    assert!(roster.take(&ada));
+    roster.track(&ada, r#""n":1"#, NO_LIMIT).unwrap();
+    roster.track(&ada, r#""n":2"#, NO_LIMIT).unwrap();
+    let second = diff(&mut roster);
+    assert_eq!(second["leaves"], first["joins"]);
+    assert_eq!(metas(&second["joins"], "ada")[0]["phx_ref_prev"], Value::Null);
+}
+
+#[test]
+fn channels_that_share_a_key_have_a_meta_each() {
+    let mut roster = Roster::default();
+    roster.track(&place("ada", 1), r#""n":1"#, NO_LIMIT).unwrap();
+    roster.track(&place("ada", 2), r#""n":2"#, NO_LIMIT).unwrap();
+    roster.track(&place("ben \"", 3), "", NO_LIMIT).unwrap();
+    let told = diff(&mut roster);
+    assert_eq!(metas(&told["joins"], "ada").len(), 2);
+    assert_eq!(metas(&told["joins"], "ben \"").len(), 1);
+    assert!(roster.take(&place("ada", 1)));
+    let left = diff(&mut roster);
+    assert_eq!(metas(&left["leaves"], "ada"), &metas(&told["joins"], "ada")[..1]);
+}
+
+#[test]
+fn a_topic_holds_no_more_than_its_limit_and_an_untold_meta_gives_way_to_the_next() {
+    let mut roster = Roster::default();
+    let meta_bytes = Meta::new(None, &"x".repeat(100)).bytes();
+    let limit = 2 * meta_bytes + 3;
+    let fields = |letter: &str| letter.repeat(100);
+    roster.track(&place("a", 1), &fields("x"), limit).unwrap();
+    roster.track(&place("b", 2), &fields("x"), limit).unwrap();
+    assert_eq!(roster.track(&place("c", 3), &fields("x"), limit), Err(Full));
+    roster.track(&place("a", 1), &fields("y"), limit).unwrap();
+    roster.diff().unwrap();
+    assert_eq!(roster.bytes, limit - 1);
+    // Both what members were told and what they will be are held until they are.
+    assert_eq!(roster.track(&place("a", 1), &fields("z"), limit), Err(Full));
+    assert!(roster.take(&place("b", 2)));
+    roster.diff().unwrap();
+    roster.track(&place("a", 1), &fields("z"), limit).unwrap();
+}
+
+#[derive(Clone, Debug)]
+enum Act {
+    Track { member: u64, n: u8 },
+    Untrack { member: u64 },
+    Join,
+    Tell,
+}
+
+fn acts() -> impl Strategy<Value = Vec<Act>> {
+    let act = prop_oneof![
+        4 => (0..6_u64, 0..3_u8).prop_map(|(member, n)| Act::Track { member, n }),
+        2 => (0..6_u64).prop_map(|member| Act::Untrack { member }),
+        1 => Just(Act::Join),
+        2 => Just(Act::Tell),
+    ];
+    prop::collection::vec(act, 0..60)
+}
+
+proptest! {
+    #[test]
+    fn whenever_it_joined_a_member_knows_after_each_diff_what_is(acts in acts()) {
+        let mut roster = Roster::default();
+        let mut members: Vec<Merging> = vec![told(&mut roster)];
+        let mut truth: BTreeMap<u64, u8> = BTreeMap::new();
+        for act in acts.into_iter().chain([Act::Tell]) {
+            // Three keys for six members.
+            let at = |member| place(&format!("key {}", member % 3), member);
+            match act {
+                Act::Track { member, n } => {
+                    let is_new = roster.track(&at(member), &format!(r#""n":{n},"member":{member}"#), NO_LIMIT).unwrap();
+                    prop_assert_eq!(is_new, truth.insert(member, n) != Some(n));
+                }
+                Act::Untrack { member } => {
+                    prop_assert_eq!(roster.take(&at(member)), truth.remove(&member).is_some());
+                }
+                Act::Join => members.push(told(&mut roster)),
+                Act::Tell => {
+                    if let Some(diff) = roster.diff() {
+                        members.iter_mut().for_each(|member| member.merge(&diff));
+                    }
+                    let state = told(&mut roster).known();
+                    let tracked = state.values().flat_map(|known| &known.metas).map(|meta| {
+                        (meta["member"].as_u64().unwrap(), u8::try_from(meta["n"].as_u64().unwrap()).unwrap())
+                    });
+                    prop_assert_eq!(&tracked.collect::<BTreeMap<_, _>>(), &truth);
+                    prop_assert!(members.iter().all(|member| member.known() == state));
+                    let held: usize = roster.entries.iter().map(|(place, entry)| {
+                        place.key.len() + entry.current.as_ref().unwrap().bytes()
+                    }).sum();
+                    prop_assert_eq!(roster.bytes, held);
+                }
+            }
+        }
+    }
+}
