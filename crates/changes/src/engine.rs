@@ -12,7 +12,7 @@ use crate::registry::{Attachment, Registry};
 use crate::subscription::{Request, Subscriber, Subscription};
 use crate::tap::{Tap, Tapped};
 use crate::validate;
-use crate::visibility::Asker;
+use crate::visibility::{Asker, VisibilityFigures};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -83,6 +83,7 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) asker: Asker,
     pub(crate) tapped: Tapped,
+    pub(crate) figures: Arc<VisibilityFigures>,
     identities: Identities,
     published: Fresh<(Pattern, Pattern), Arc<Vec<u32>>>,
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
@@ -381,6 +382,7 @@ impl Changes {
         };
         let context = Arc::new(Context {
             tapped: Tapped::new(options.tap.clone()),
+            figures: Arc::default(),
             pool,
             options,
             registry: Registry::default(),
@@ -447,6 +449,12 @@ impl Changes {
         Arc::clone(&self.stats)
     }
 
+    /// What deciding visibility took so far.
+    #[must_use]
+    pub fn visibility_figures(&self) -> Arc<VisibilityFigures> {
+        Arc::clone(&self.context.figures)
+    }
+
     /// Tables that somebody listens to.
     #[must_use]
     pub fn subscribed_tables(&self) -> usize {
@@ -474,8 +482,8 @@ impl Changes {
         self.context.identities.intern(claims)
     }
 
-    pub(crate) fn expect_role(&self, subscriber: &Subscriber, role: &str) {
-        self.context.registry.expect_role(subscriber, role);
+    pub(crate) fn switch_identity(&self, subscriber: &Subscriber, identity: &IdentityRef) {
+        self.context.registry.switch_identity(subscriber, identity);
     }
 
     pub(crate) fn forget(&self, subscriber: &Subscriber) {

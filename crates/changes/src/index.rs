@@ -1,13 +1,17 @@
 //! The listeners of one table, found by what a change is: its action and the values filters compare.
 //!
 //! An equality filter is indexed by column and value, so ten thousand subscriptions with `user_id=eq.…` cost one
-//! look-up a change. Listeners without a filter are all concerned; any other filter is looked at one by one.
+//! look-up a change. All others are found by the claims their policies ask for ([`ByClaim`]), and then by their filter,
+//! one by one.
 
 use crate::binding::EventFilter;
+use crate::by_claim::ByClaim;
 use crate::catalog::TextEquality;
+use crate::claims::IdentityRef;
 use crate::condition::{Truth, TypedCondition, normalise};
 use crate::filter::Operator;
 use crate::lane::Lane;
+use crate::policy::{Routes, Row};
 use crate::subscription::Subscriber;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -68,15 +72,16 @@ impl Listener {
     }
 }
 
-type ListenerKey = (u64, usize);
-type Listeners = HashMap<ListenerKey, Arc<Listener>>;
+/// A subscriber's number and the position of the binding in its request.
+pub(crate) type ListenerKey = (u64, usize);
+pub(crate) type Listeners = HashMap<ListenerKey, Arc<Listener>>;
 
 /// All listeners of one table.
 #[derive(Default)]
 pub(crate) struct Index {
-    unfiltered: Listeners,
+    unfiltered: ByClaim,
     by_value: HashMap<String, HashMap<String, Listeners>>,
-    scanned: Listeners,
+    scanned: ByClaim,
     /// Roles that came since the table's task last asked.
     new_roles: HashSet<String>,
 }
@@ -125,11 +130,11 @@ impl Index {
     pub(crate) fn remove(&mut self, listener: &Listener) {
         let key = (listener.subscriber.id, listener.at);
         if listener.conditions.is_empty() {
-            self.unfiltered.remove(&key);
+            self.unfiltered.remove(key);
             return;
         }
         let Some((column, value)) = listener.indexed_by() else {
-            self.scanned.remove(&key);
+            self.scanned.remove(key);
             return;
         };
         if let Some(values) = self.by_value.get_mut(column) {
@@ -149,20 +154,52 @@ impl Index {
         self.unfiltered.is_empty() && self.by_value.is_empty() && self.scanned.is_empty()
     }
 
+    /// Lets the listeners of a subscriber be found by the identity it is about to have, too.
+    pub(crate) fn expect_identity(&mut self, key: ListenerKey, next: &IdentityRef) {
+        self.expect_role(&next.0.claims.role);
+        self.unfiltered.expect_identity(key, next);
+        self.scanned.expect_identity(key, next);
+    }
+
+    /// Lets a listener be found by the identity its subscriber has, and by no other.
+    pub(crate) fn settle_identity(&mut self, key: ListenerKey) {
+        self.unfiltered.settle_identity(key);
+        self.scanned.settle_identity(key);
+    }
+
+    /// Roles whose listeners are found by routes.
+    pub(crate) fn routed_roles(&self) -> impl Iterator<Item = &str> {
+        // Both follow the same roles.
+        self.unfiltered.routed_roles()
+    }
+
+    /// Whether listeners of `role` are found by these routes.
+    pub(crate) fn follows(&self, role: &str, routes: Option<&Arc<Routes>>) -> bool {
+        self.unfiltered.follows(role, routes)
+    }
+
+    /// From now on listeners of `role` are found by `routes`, or each of them always.
+    pub(crate) fn follow(&mut self, role: &str, routes: Option<&Arc<Routes>>) {
+        self.unfiltered.follow(role, routes);
+        self.scanned.follow(role, routes);
+    }
+
     /// Calls `found` for each listener of `action` whose filter holds, or that only Postgres can tell (`Truth::Ask`).
+    /// Those whose policies certainly hide the row may be left out.
     /// `value` gives a column's text, `None` for NULL, and says with its outer option whether the change carries the
-    /// column at all: a condition on a missing column never matches.
+    /// column at all: a condition on a missing column never matches. `row` is what policies judge, if they do.
     pub(crate) fn find<'row>(
         &self,
         action: ActionKind,
+        row: Option<&dyn Row>,
         value: impl Fn(&str) -> Option<Option<&'row str>>,
         mut found: impl FnMut(&Arc<Listener>, Truth),
     ) {
-        for listener in self.unfiltered.values() {
+        self.unfiltered.concerned(row, |listener| {
             if action.heard_by(listener.event) {
                 found(listener, Truth::Holds);
             }
-        }
+        });
         let mut filtered = |listener: &Arc<Listener>| {
             if !action.heard_by(listener.event) {
                 return;
@@ -201,7 +238,7 @@ impl Index {
                 listeners.values().for_each(&mut filtered);
             }
         }
-        self.scanned.values().for_each(&mut filtered);
+        self.scanned.concerned(row, &mut filtered);
     }
 
     /// Every listener of `action`, whatever its filter: who hears of a row that cannot be shown to a role at all
@@ -214,8 +251,8 @@ impl Index {
             .flat_map(HashMap::values);
         for listener in self
             .unfiltered
-            .values()
-            .chain(self.scanned.values())
+            .everybody()
+            .chain(self.scanned.everybody())
             .chain(filtered)
         {
             if action.heard_by(listener.event) {

@@ -12,6 +12,7 @@
 //! A check that fails means "not visible"; a table that is slow delays the channels bound to it, nobody else.
 
 pub mod binding;
+mod by_claim;
 mod catalog;
 mod claims;
 mod condition;
@@ -49,3 +50,4 @@ pub use meter::Meter;
 pub use notice::SUBSCRIBED;
 pub use subscription::{Request, Subscription};
 pub use tap::Tap;
+pub use visibility::VisibilityFigures;

@@ -1,8 +1,9 @@
 //! Who is subscribed to which table, shared by joins, the stream's reader and the tables' tasks.
 
+use crate::claims::IdentityRef;
 use crate::condition::TypedCondition;
 use crate::engine::Context;
-use crate::index::{Index, Listener};
+use crate::index::{Index, Listener, ListenerKey};
 use crate::lane::{Lane, Ticket};
 use crate::subscription::Subscriber;
 use crate::table::{self, Item};
@@ -229,20 +230,23 @@ impl Registry {
             .collect()
     }
 
-    /// Tells the tables of a subscriber that it is about to listen as `role`.
-    pub(crate) fn expect_role(&self, subscriber: &Subscriber, role: &str) {
-        let Some(held) = self.subscribers.get(&subscriber.id) else {
+    /// Gives a subscriber another identity. Before, while and after it does, its tables find it by the one it has.
+    pub(crate) fn switch_identity(&self, subscriber: &Subscriber, identity: &IdentityRef) {
+        // The entry stays locked, so that nothing is attached in between and two switches do not mix.
+        let Some(held) = self.subscribers.get_mut(&subscriber.id) else {
             return;
         };
-        for (oid, _) in &held.listeners {
-            if let Some(table) = self.table(*oid) {
-                table
-                    .listeners
-                    .write()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .expect_role(role);
+        let for_each_listener = |change: &dyn Fn(&mut Index, ListenerKey)| {
+            for (oid, listener) in &held.listeners {
+                if let Some(table) = self.table(*oid) {
+                    let mut listeners = table.listeners.write().unwrap_or_else(PoisonError::into_inner);
+                    change(&mut listeners, (subscriber.id, listener.at));
+                }
             }
-        }
+        };
+        for_each_listener(&|index, key| index.expect_identity(key, identity));
+        subscriber.set_identity(identity.clone());
+        for_each_listener(&|index, key| index.settle_identity(key));
     }
 
     /// Undoes everything a subscriber did here.

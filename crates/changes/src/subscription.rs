@@ -83,6 +83,11 @@ impl Subscriber {
             .clone()
     }
 
+    /// To be called by the registry alone, which tells the tables.
+    pub(crate) fn set_identity(&self, identity: IdentityRef) {
+        *self.identity.write().unwrap_or_else(PoisonError::into_inner) = identity;
+    }
+
     /// Lets the channel see changes numbered `since` and later.
     pub(crate) fn admit(&self, since: u64) {
         self.since.store(since, Ordering::Release);
@@ -134,13 +139,7 @@ impl Subscription {
         let checked = self.changes.check(&bindings, &claims).await?;
         *self.warnings.lock().unwrap_or_else(PoisonError::into_inner) = checked.warnings;
         let identity = self.changes.intern(&claims);
-        // Before the switch, so that no change meets a role its table has not looked at.
-        self.changes.expect_role(&self.subscriber, &claims.role);
-        *self
-            .subscriber
-            .identity
-            .write()
-            .unwrap_or_else(PoisonError::into_inner) = identity;
+        self.changes.switch_identity(&self.subscriber, &identity);
         Ok(())
     }
 

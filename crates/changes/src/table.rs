@@ -9,7 +9,7 @@ use crate::lane::Ticket;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
-use crate::policy::{Access, Verdict};
+use crate::policy::{Access, Row, Verdict};
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::row::{NewRow, change_bytes, filter_value, new_value};
@@ -19,6 +19,7 @@ use crate::visibility::{Answer, Question, VisibilityError};
 use metrics::counter;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -227,6 +228,8 @@ impl Worker {
                 .as_ref()
                 .is_some_and(|(taken, _)| taken.elapsed() < CENSUS_EVERY);
             if is_recent && !listeners.has_new_roles() {
+                drop(listeners);
+                self.follow_policies(table);
                 return Ok(());
             }
             if !is_recent {
@@ -255,7 +258,31 @@ impl Worker {
         }
         let (_, known) = self.roles.get_or_insert_with(|| (Instant::now(), HashSet::new()));
         known.extend(roles);
+        self.follow_policies(table);
         Ok(())
+    }
+
+    /// Sees to it that listeners are found as the policies known now allow: by those of before, some would not be.
+    fn follow_policies(&self, table: &Table) {
+        let Some(view) = &self.view else { return };
+        let mut changed = Vec::new();
+        {
+            let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
+            let routed = listeners.routed_roles().filter(|role| view.role(role).is_none());
+            changed.extend(routed.map(|role| (role.to_owned(), None)));
+            for (role, known) in view.roles() {
+                let routes = known.access.routes();
+                if !listeners.follows(role, routes.as_ref()) {
+                    changed.push((role.to_owned(), routes));
+                }
+            }
+        }
+        if !changed.is_empty() {
+            let mut listeners = table.listeners.write().unwrap_or_else(PoisonError::into_inner);
+            for (role, routes) in changed {
+                listeners.follow(&role, routes.as_ref());
+            }
+        }
     }
 
     /// Roles among the matches that the last census did not see, and those whose rights are due again.
@@ -321,8 +348,11 @@ impl Worker {
             .iter()
             .map(|(part, _)| Arc::as_ptr(&part.listener))
             .collect();
+        // A DELETE has no policies (`database.md 2.5`).
+        let row = NewRow { view, change };
         listeners.find(
             kind,
+            (kind != ActionKind::Delete).then_some(&row as &dyn Row),
             |column| filter_value(view, change, column),
             |listener, truth| {
                 if refused.contains(&Arc::as_ptr(listener)) {
@@ -342,6 +372,7 @@ impl Worker {
             return Answer::default();
         };
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
+        let mut evaluated = 0;
         for (at, change) in pending.iter_mut().enumerate() {
             if change.kind == ActionKind::Delete {
                 continue;
@@ -355,7 +386,10 @@ impl Worker {
                 let verdict = *decided.entry(part.identity.clone()).or_insert_with(|| {
                     match view.role(&part.identity.0.claims.role).map(|role| &role.access) {
                         Some(Access::NoRls) => Verdict::Visible,
-                        Some(Access::Compiled(program)) => program.evaluate(&row, part.identity.0.view()),
+                        Some(Access::Compiled(program)) => {
+                            evaluated += 1;
+                            program.evaluate(&row, part.identity.0.view())
+                        }
                         Some(Access::Ask { .. }) => Verdict::Ask,
                         Some(Access::Hidden) | None => Verdict::Hidden,
                     }
@@ -378,6 +412,11 @@ impl Worker {
                 };
             });
         }
+        self.context
+            .figures
+            .evaluated
+            .fetch_add(evaluated, Ordering::Relaxed);
+        counter!("walcast_policy_evaluations_total").increment(evaluated);
         if asked.is_empty() {
             return Answer::default();
         }

@@ -101,6 +101,11 @@ impl View {
         self.roles.get(role)
     }
 
+    /// The roles that are known, with what they may see.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = (&str, &RoleView)> {
+        self.roles.iter().map(|(role, view)| (role.as_str(), view))
+    }
+
     /// Makes sure that what we know of `role` is not too old.
     pub(crate) async fn refresh_role(&mut self, context: &Context, role: &str) -> Result<(), sqlx::Error> {
         if self

@@ -6,6 +6,7 @@ use crate::claims::IdentityRef;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use std::collections::HashMap;
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
@@ -60,6 +61,13 @@ pub(crate) struct Question<'a> {
     pub(crate) asked: HashMap<IdentityRef, Vec<usize>>,
     /// The transactions the rows were committed by.
     pub(crate) xids: Vec<u32>,
+}
+
+/// What deciding visibility took so far.
+#[derive(Debug, Default)]
+pub struct VisibilityFigures {
+    /// Evaluations of compiled policies: one a change and identity that its index could not leave out.
+    pub evaluated: AtomicU64,
 }
 
 /// Which rows an identity sees; absent = none.

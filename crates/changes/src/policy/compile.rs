@@ -3,8 +3,10 @@
 
 use super::facts::PolicyFacts;
 use super::parse::{self, Comparison, Node, Test};
+use super::route::Routes;
 use super::value::{self, Kind, Value};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// Helpers may call helpers, but not for ever.
 const MAX_CALLS: usize = 4;
@@ -29,10 +31,23 @@ pub enum Access {
 #[derive(Clone, Debug)]
 pub struct Program {
     pub(super) condition: Expression,
+    /// How identities are found by a row; `None`: each has to be tried.
+    routes: Option<Arc<Routes>>,
+}
+
+impl Access {
+    /// How the identities that may see a row are found; `None`: each has to be tried.
+    pub(crate) fn routes(&self) -> Option<Arc<Routes>> {
+        match self {
+            Self::Compiled(program) => program.routes.clone(),
+            Self::Hidden => Some(Arc::new(Routes::NONE)),
+            Self::NoRls | Self::Ask { .. } => None,
+        }
+    }
 }
 
 /// A typed expression.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Expression {
     Column(String, Kind),
     Constant(Value<'static>),
@@ -49,6 +64,53 @@ pub(super) enum Expression {
     Not(Box<Expression>),
     And(Vec<Expression>),
     Or(Vec<Expression>),
+}
+
+/// What an expression depends on.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Reads {
+    pub(super) row: bool,
+    pub(super) claims: bool,
+}
+
+impl Reads {
+    fn add(&mut self, expression: &Expression) {
+        match expression {
+            Expression::Column(..) => self.row = true,
+            Expression::Claims => self.claims = true,
+            Expression::Constant(_) => {}
+            Expression::Cast(operand, _)
+            | Expression::Member(operand, ..)
+            | Expression::Is(operand, ..)
+            | Expression::Not(operand) => self.add(operand),
+            Expression::NullIf(left, right)
+            | Expression::Compare(_, left, right)
+            | Expression::DistinctFrom(left, right, _) => {
+                self.add(left);
+                self.add(right);
+            }
+            Expression::AnyOf(operand, members, _) => {
+                self.add(operand);
+                members.iter().for_each(|member| self.add(member));
+            }
+            Expression::Coalesce(operands) | Expression::And(operands) | Expression::Or(operands) => {
+                operands.iter().for_each(|operand| self.add(operand));
+            }
+        }
+    }
+}
+
+impl Expression {
+    pub(super) fn reads(&self) -> Reads {
+        let mut reads = Reads::default();
+        reads.add(self);
+        reads
+    }
+
+    pub(super) fn is_constant(&self) -> bool {
+        let Reads { row, claims } = self.reads();
+        !row && !claims
+    }
 }
 
 /// Decides how to find out.
@@ -86,8 +148,10 @@ pub fn compile(facts: &PolicyFacts) -> Access {
         }
     }
     restricting.push(Expression::Or(admitting));
+    let condition = Expression::And(restricting);
     Access::Compiled(Program {
-        condition: Expression::And(restricting),
+        routes: Routes::of(&condition).map(Arc::new),
+        condition,
     })
 }
 

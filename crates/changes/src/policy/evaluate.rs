@@ -27,12 +27,14 @@ pub trait Row {
 
 /// Possible outcomes of a condition, a bit each.
 #[derive(Clone, Copy, PartialEq, Eq)]
-struct Outcomes(u8);
+pub(super) struct Outcomes(u8);
 
 const TRUE: u8 = 1;
 const FALSE: u8 = 2;
 const NULL: u8 = 4;
 const RAISES: u8 = 8;
+/// What only Postgres knows may be anything.
+const ANY: u8 = TRUE | FALSE | NULL | RAISES;
 const EACH: [u8; 4] = [TRUE, FALSE, NULL, RAISES];
 
 impl Outcomes {
@@ -45,6 +47,30 @@ impl Outcomes {
             }
         }
         Self(all)
+    }
+
+    fn of(value: &Result<Value<'_>, Trouble>) -> Self {
+        Self(match value {
+            Ok(Value::Bool(true)) => TRUE,
+            Ok(Value::Bool(false)) => FALSE,
+            Ok(Value::Null) => NULL,
+            Err(Trouble::Raises) => RAISES,
+            Ok(_) | Err(Trouble::Unsure) => ANY,
+        })
+    }
+
+    fn negate(self) -> Self {
+        self.combine(self, |a, b| match a {
+            _ if a != b => 0,
+            TRUE => FALSE,
+            FALSE => TRUE,
+            same => same,
+        })
+    }
+
+    /// Whether the condition may be true.
+    pub(super) fn may_hold(self) -> bool {
+        self.0 & TRUE != 0
     }
 }
 
@@ -68,76 +94,60 @@ fn or(a: u8, b: u8) -> u8 {
     }
 }
 
-fn not(a: u8) -> u8 {
-    match a {
-        TRUE => FALSE,
-        FALSE => TRUE,
-        same => same,
-    }
-}
-
 impl Program {
     /// Whether the row is visible to an identity with these claims.
     pub fn evaluate(&self, row: &dyn Row, claims: &ClaimsView) -> Verdict {
         match (Run { row, claims }).truth(&self.condition) {
-            Ok(Outcomes(TRUE)) => Verdict::Visible,
-            Ok(Outcomes(outcomes)) if outcomes & TRUE == 0 => Verdict::Hidden,
-            _ => Verdict::Ask,
+            Outcomes(TRUE) => Verdict::Visible,
+            outcomes if outcomes.may_hold() => Verdict::Ask,
+            _ => Verdict::Hidden,
         }
     }
 }
 
-/// Postgres must be asked.
-struct Unsure;
-
-struct Run<'a> {
-    row: &'a dyn Row,
-    claims: &'a ClaimsView,
+/// An evaluation of expressions on a row for an identity.
+pub(super) struct Run<'a> {
+    pub(super) row: &'a dyn Row,
+    pub(super) claims: &'a ClaimsView,
 }
 
 impl<'a> Run<'a> {
-    fn truth(&self, expression: &'a Expression) -> Result<Outcomes, Unsure> {
+    pub(super) fn truth(&self, expression: &'a Expression) -> Outcomes {
         match expression {
             Expression::And(operands) => self.fold(operands, TRUE, and),
             Expression::Or(operands) => self.fold(operands, FALSE, or),
-            Expression::Not(operand) => {
-                let outcomes = self.truth(operand)?;
-                Ok(outcomes.combine(outcomes, |a, b| if a == b { not(a) } else { 0 }))
-            }
+            Expression::Not(operand) => self.truth(operand).negate(),
             Expression::Is(operand, test @ (Test::True | Test::False), negated) => {
                 let wanted = if *test == Test::True { TRUE } else { FALSE };
-                let outcomes = self.truth(operand)?;
-                Ok(outcomes.combine(outcomes, |a, b| match a {
+                let outcomes = self.truth(operand);
+                outcomes.combine(outcomes, |a, b| match a {
                     _ if a != b => 0,
                     RAISES => RAISES,
                     a if (a == wanted) == *negated => FALSE,
                     _ => TRUE,
-                }))
+                })
             }
-            other => match self.value(other) {
-                Ok(Value::Bool(true)) => Ok(Outcomes(TRUE)),
-                Ok(Value::Bool(false)) => Ok(Outcomes(FALSE)),
-                Ok(Value::Null) => Ok(Outcomes(NULL)),
-                Err(Trouble::Raises) => Ok(Outcomes(RAISES)),
-                Ok(_) | Err(Trouble::Unsure) => Err(Unsure),
-            },
+            Expression::Compare(comparison, left, right) => self.compared(*comparison, left, right),
+            Expression::AnyOf(operand, members, negated) => {
+                let mut outcomes = Outcomes(FALSE);
+                for member in members {
+                    let equal = self.compared(Comparison::Equal, operand, member);
+                    // All members are evaluated before any is compared.
+                    outcomes = outcomes.combine(equal, |a, b| if b == RAISES { RAISES } else { or(a, b) });
+                }
+                if *negated { outcomes.negate() } else { outcomes }
+            }
+            other => Outcomes::of(&self.value(other)),
         }
     }
 
-    fn fold(
-        &self,
-        operands: &'a [Expression],
-        start: u8,
-        yields: fn(u8, u8) -> u8,
-    ) -> Result<Outcomes, Unsure> {
-        let mut outcomes = Outcomes(start);
-        for operand in operands {
-            outcomes = outcomes.combine(self.truth(operand)?, yields);
-        }
-        Ok(outcomes)
+    fn fold(&self, operands: &'a [Expression], start: u8, yields: fn(u8, u8) -> u8) -> Outcomes {
+        operands.iter().fold(Outcomes(start), |outcomes, operand| {
+            outcomes.combine(self.truth(operand), yields)
+        })
     }
 
-    fn value(&self, expression: &'a Expression) -> Result<Value<'a>, Trouble> {
+    pub(super) fn value(&self, expression: &'a Expression) -> Result<Value<'a>, Trouble> {
         match expression {
             Expression::Column(name, kind) => match self.row.value(name) {
                 None => Err(Trouble::Unsure),
@@ -151,27 +161,48 @@ impl<'a> Run<'a> {
             Expression::Member(object, key, as_text) => value::member(&self.value(object)?, key, *as_text),
             Expression::Coalesce(operands) => self.coalesce(operands),
             Expression::NullIf(left, right) => {
-                let (left, right) = (self.value(left)?, self.value(right)?);
+                let (left, right) = self.both(left, right)?;
                 let same = left != Value::Null && left == right;
                 Ok(if same { Value::Null } else { left })
             }
-            Expression::Compare(comparison, left, right) => {
-                Ok(compare(*comparison, &self.value(left)?, &self.value(right)?))
-            }
-            Expression::AnyOf(operand, members, negated) => self.any_of(operand, members, *negated),
             Expression::DistinctFrom(left, right, negated) => {
-                Ok(Value::Bool((self.value(left)? != self.value(right)?) != *negated))
+                let (left, right) = self.both(left, right)?;
+                Ok(Value::Bool((left != right) != *negated))
             }
             Expression::Is(operand, Test::Null, negated) => {
                 Ok(Value::Bool((self.value(operand)? == Value::Null) != *negated))
             }
             condition => match self.truth(condition) {
-                Ok(Outcomes(TRUE)) => Ok(Value::Bool(true)),
-                Ok(Outcomes(FALSE)) => Ok(Value::Bool(false)),
-                Ok(Outcomes(NULL)) => Ok(Value::Null),
-                Ok(Outcomes(RAISES)) => Err(Trouble::Raises),
-                Ok(_) | Err(Unsure) => Err(Trouble::Unsure),
+                Outcomes(TRUE) => Ok(Value::Bool(true)),
+                Outcomes(FALSE) => Ok(Value::Bool(false)),
+                Outcomes(NULL) => Ok(Value::Null),
+                Outcomes(RAISES) => Err(Trouble::Raises),
+                _ => Err(Trouble::Unsure),
             },
+        }
+    }
+
+    fn compared(&self, comparison: Comparison, left: &'a Expression, right: &'a Expression) -> Outcomes {
+        match (self.value(left), self.value(right)) {
+            (Ok(left), Ok(right)) => Outcomes::of(&Ok(compare(comparison, &left, &right))),
+            // The planner may see a constant NULL first, and then not look at the other side.
+            (Ok(Value::Null), Err(Trouble::Raises)) if !left.is_constant() => Outcomes(RAISES),
+            (Err(Trouble::Raises), Ok(Value::Null)) if !right.is_constant() => Outcomes(RAISES),
+            (Ok(Value::Null), Err(_)) | (Err(_), Ok(Value::Null)) => Outcomes(NULL | RAISES),
+            (Err(Trouble::Raises), _) | (_, Err(Trouble::Raises)) => Outcomes(RAISES),
+            (Err(Trouble::Unsure), _) | (_, Err(Trouble::Unsure)) => Outcomes(ANY),
+        }
+    }
+
+    /// Two operands that are both evaluated: if one raises, the whole does.
+    fn both(&self, left: &'a Expression, right: &'a Expression) -> Result<(Value<'a>, Value<'a>), Trouble> {
+        match (self.value(left), self.value(right)) {
+            (Ok(left), Ok(right)) => Ok((left, right)),
+            // The planner may see a constant NULL first, and then not look at the other side.
+            (Ok(Value::Null), Err(Trouble::Raises)) if left.is_constant() => Err(Trouble::Unsure),
+            (Err(Trouble::Raises), Ok(Value::Null)) if right.is_constant() => Err(Trouble::Unsure),
+            (Err(Trouble::Raises), _) | (_, Err(Trouble::Raises)) => Err(Trouble::Raises),
+            (Err(trouble), _) | (_, Err(trouble)) => Err(trouble),
         }
     }
 
@@ -187,27 +218,6 @@ impl<'a> Run<'a> {
             }
         }
         Ok(found)
-    }
-
-    fn any_of(
-        &self,
-        operand: &'a Expression,
-        members: &'a [Expression],
-        negated: bool,
-    ) -> Result<Value<'a>, Trouble> {
-        let value = self.value(operand)?;
-        let (mut found, mut unknown) = (false, false);
-        for member in members {
-            match compare(Comparison::Equal, &value, &self.value(member)?) {
-                Value::Bool(equal) => found |= equal,
-                _ => unknown = true,
-            }
-        }
-        Ok(match (found, unknown) {
-            (true, _) => Value::Bool(!negated),
-            (false, true) => Value::Null,
-            (false, false) => Value::Bool(negated),
-        })
     }
 }
 

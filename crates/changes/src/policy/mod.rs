@@ -23,12 +23,14 @@ mod compile;
 mod evaluate;
 mod facts;
 mod parse;
+mod route;
 mod token;
 mod value;
 
 pub use compile::{Access, Program, compile};
 pub use evaluate::{Row, Verdict};
 pub use facts::{PolicyFacts, load};
+pub(crate) use route::{Key, Reach, Routes, Sought};
 pub use value::ClaimsView;
 
 /// Reads a text in every way a policy's parts are read; for the fuzz target.

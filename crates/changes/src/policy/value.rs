@@ -11,6 +11,9 @@ pub struct ClaimsView {
 }
 
 impl ClaimsView {
+    /// Claims nothing is known of.
+    pub(super) const NONE: Self = Self { claims: None };
+
     /// Parses the claims' JSON text.
     #[must_use]
     pub fn new(json: &str) -> Self {

@@ -7,6 +7,7 @@
 )]
 
 mod bindings;
+mod by_claim;
 mod filters;
 mod generated_columns;
 mod limit;
