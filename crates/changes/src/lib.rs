@@ -11,6 +11,7 @@
 //! It is not the place of sockets, tokens or HTTP (see `walcast`), nor of decoding (see `walcast-replication`).
 //! A check that fails means "not visible"; a table that is slow delays the channels bound to it, nobody else.
 
+mod asking;
 pub mod binding;
 mod by_claim;
 mod catalog;

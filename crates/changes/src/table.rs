@@ -1,6 +1,7 @@
 //! The task of one subscribed table: takes its changes as they come, finds who listens, has visibility decided for
 //! all that queued up meanwhile at once, and hands out the frames in commit order.
 
+use crate::asking::Asking;
 use crate::claims::IdentityRef;
 use crate::condition::Truth;
 use crate::engine::Context;
@@ -12,17 +13,20 @@ use crate::outgoing::{Data, Outgoing};
 use crate::policy::{Access, Row, Verdict};
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
-use crate::row::{NewRow, change_bytes, filter_value, new_value};
+use crate::row::{NewRow, change_bytes, filter_value};
 use crate::subscription::Subscriber;
 use crate::view::View;
-use crate::visibility::{Answer, Question, VisibilityError};
+use crate::visibility::{Answer, VisibilityError};
 use metrics::counter;
 use std::cmp::Reverse;
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::pin::Pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinHandle;
 use walcast_protocol::Frame;
 use walcast_replication::{Change, Relation};
 
@@ -61,6 +65,7 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         roles: None,
         open_filters: OpenFilters::default(),
         metered: Metered::default(),
+        line: VecDeque::new(),
     };
     tokio::spawn(worker.run(items));
     table
@@ -83,6 +88,17 @@ pub(crate) struct Pending {
     pub(crate) refused: Vec<(Part, &'static str)>,
 }
 
+/// Changes on their way out, in commit order: what of them is visible is known, or being asked.
+struct Decided {
+    pending: Vec<Pending>,
+    /// A task of its own, so that the question goes on while this table's task does something else.
+    asking: Option<JoinHandle<Result<Answer, VisibilityError>>>,
+    /// Or why there is none.
+    answer: Result<Answer, String>,
+    /// The right to a second connection, while an earlier question is not answered yet.
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
 struct Worker {
     context: Arc<Context>,
     table: std::sync::Weak<Table>,
@@ -90,33 +106,65 @@ struct Worker {
     roles: Option<(Instant, HashSet<String>)>,
     open_filters: OpenFilters,
     metered: Metered,
+    line: VecDeque<Decided>,
 }
 
 impl Worker {
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
         let mut batch = Vec::with_capacity(BATCH_CHANGES);
-        while items.recv_many(&mut batch, BATCH_CHANGES).await > 0 {
-            let mut rest = batch.drain(..).peekable();
-            while let Some(first) = rest.next() {
-                // A batch is of one version of the relation: between two lies DDL, a GRANT or a policy.
-                let relation = Arc::clone(&first.change.relation);
-                let mut run = vec![first];
-                while let Some(item) = rest.next_if(|item| item.change.relation.version == relation.version) {
-                    run.push(item);
+        loop {
+            let permit = match self.line.len() {
+                0 => Some(None),
+                1 => self.context.asker.second_connection().map(Some),
+                _ => None,
+            };
+            let Some(permit) = permit else {
+                self.deliver_next().await;
+                continue;
+            };
+            tokio::select! {
+                biased;
+                () = answered(&mut self.line) => self.deliver_next().await,
+                count = items.recv_many(&mut batch, BATCH_CHANGES) => {
+                    if count == 0 {
+                        break;
+                    }
+                    self.take(&mut batch, permit).await;
                 }
-                let count = run.len();
-                if let Err(error) = self.process(run).await {
-                    self.give_up(&relation, count, &error);
-                }
+            }
+        }
+        self.deliver_all().await;
+    }
+
+    async fn take(&mut self, batch: &mut Vec<Item>, mut permit: Option<OwnedSemaphorePermit>) {
+        let mut rest = batch.drain(..).peekable();
+        while let Some(first) = rest.next() {
+            // A batch is of one version of the relation: between two lies DDL, a GRANT or a policy.
+            let relation = Arc::clone(&first.change.relation);
+            let mut run = vec![first];
+            while let Some(item) = rest.next_if(|item| item.change.relation.version == relation.version) {
+                run.push(item);
+            }
+            let count = run.len();
+            if let Err(error) = self.process(run, permit.take()).await {
+                self.give_up(&relation, count, &error);
             }
         }
     }
 
-    async fn process(&mut self, mut items: Vec<Item>) -> Result<(), VisibilityError> {
+    async fn process(
+        &mut self,
+        mut items: Vec<Item>,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), VisibilityError> {
         let (Some(table), Some(first)) = (self.table.upgrade(), items.first()) else {
             return Ok(());
         };
-        self.prepare_view(&first.change).await?;
+        if !self.has_view_of(&first.change.relation) {
+            // What is under way was matched with the view that is replaced.
+            self.deliver_all().await;
+            self.renew_view(&first.change).await?;
+        }
         self.complete(&mut items).await;
         self.take_census(&table).await?;
         let mut pending = Vec::with_capacity(items.len());
@@ -132,14 +180,41 @@ impl Worker {
                 .decide(&self.context.asker, view, &mut pending)
                 .await;
         }
-        let answer = self.decide_visibility(&mut pending).await;
+        let asking = self.decide_visibility(&mut pending).map(|asking| {
+            let context = Arc::clone(&self.context);
+            tokio::spawn(async move { asking.run(&context.asker).await })
+        });
+        self.line.push_back(Decided {
+            pending,
+            asking,
+            answer: Ok(Answer::default()),
+            _permit: permit,
+        });
+        Ok(())
+    }
+
+    async fn deliver_all(&mut self) {
+        while !self.line.is_empty() {
+            self.deliver_next().await;
+        }
+    }
+
+    /// Waits until the first in line is decided and hands it out.
+    async fn deliver_next(&mut self) {
+        answered(&mut self.line).await;
+        let Some(Decided { pending, answer, .. }) = self.line.pop_front() else {
+            return;
+        };
+        let answer = answer.unwrap_or_else(|error| {
+            self.report_undecided(&pending, &error);
+            Answer::default()
+        });
+        self.report_failures(&answer);
         for (at, change) in pending.into_iter().enumerate() {
             self.deliver(at, change, &answer);
             tokio::task::yield_now().await;
         }
-        Ok(())
     }
-
     /// Nothing of these changes can be decided: nobody sees them, and those concerned are told.
     fn give_up(&self, relation: &Relation, changes: usize, error: &VisibilityError) {
         tracing::error!(
@@ -186,17 +261,19 @@ impl Worker {
         });
     }
 
-    /// Sees to it that the view is that of the version of the relation that `change` was written under.
-    async fn prepare_view(&mut self, change: &Change) -> Result<(), VisibilityError> {
+    fn has_view_of(&self, relation: &Relation) -> bool {
+        self.view
+            .as_ref()
+            .is_some_and(|view| view.relation.version == relation.version && !view.is_stale())
+    }
+
+    /// Reads the view of the version of the relation that `change` was written under.
+    async fn renew_view(&mut self, change: &Change) -> Result<(), VisibilityError> {
         let relation = &change.relation;
-        match &self.view {
-            Some(view) if view.relation.version == relation.version => {
-                if !view.is_stale() {
-                    return Ok(());
-                }
-            }
+        let is_known = |view: &View| view.relation.version == relation.version;
+        if !self.view.as_ref().is_some_and(is_known) {
             // What made the relation new may be part of the change's own transaction.
-            _ => self.context.asker.settled(change.transaction.xid).await?,
+            self.context.asker.settled(change.transaction.xid).await?;
         }
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
@@ -366,11 +443,9 @@ impl Worker {
         pending
     }
 
-    /// Removes the parts that are hidden by what is known here, and asks Postgres about those that only it knows.
-    async fn decide_visibility(&self, pending: &mut [Pending]) -> Answer {
-        let Some(view) = &self.view else {
-            return Answer::default();
-        };
+    /// Removes the parts that are hidden by what is known here. What is left to ask of Postgres is returned.
+    fn decide_visibility(&self, pending: &mut [Pending]) -> Option<Asking> {
+        let view = self.view.as_ref()?;
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
         let mut evaluated = 0;
         for (at, change) in pending.iter_mut().enumerate() {
@@ -402,7 +477,7 @@ impl Worker {
                 }
                 verdict != Verdict::Hidden
             });
-            // Parts that stay and were not asked about are visible: the answer says so for them.
+            // Parts that stay and are not asked about are visible.
             change.parts.iter_mut().for_each(|part| {
                 let verdict = decided.get(&part.identity);
                 part.truth = if verdict == Some(&Verdict::Ask) {
@@ -417,115 +492,41 @@ impl Worker {
             .evaluated
             .fetch_add(evaluated, Ordering::Relaxed);
         counter!("walcast_policy_evaluations_total").increment(evaluated);
-        if asked.is_empty() {
-            return Answer::default();
-        }
-        self.ask(view, pending, asked).await
+        Asking::new(view, pending, asked)
     }
 
-    async fn ask(&self, view: &View, pending: &[Pending], asked: HashMap<IdentityRef, Vec<usize>>) -> Answer {
-        let Some(source) = &view.facts.row_security else {
-            return Answer::default();
-        };
-        let mut concerned: Vec<usize> = asked.values().flatten().copied().collect();
-        concerned.sort_unstable();
-        concerned.dedup();
-        // Rows are numbered anew: only those somebody asks for travel.
-        let mut rows = Vec::with_capacity(concerned.len());
-        let mut number_of: HashMap<usize, usize> = HashMap::new();
-        let mut xids: Vec<u32> = Vec::new();
-        for at in concerned {
-            let Some(change) = pending.get(at).map(|change| &change.item.change) else {
-                continue;
-            };
-            let key: Option<Vec<String>> = view
-                .key_at
-                .iter()
-                .map(|at| {
-                    (*at)
-                        .and_then(|at| new_value(change, at))
-                        .flatten()
-                        .map(str::to_owned)
-                })
-                .collect();
-            // A key column that was dropped or renamed meanwhile: the row cannot be found, so nobody sees it.
-            if let Some(key) = key {
-                number_of.insert(at, rows.len());
-                rows.push(key);
-                xids.push(change.transaction.xid);
+    fn report_failures(&self, answer: &Answer) {
+        let Some(view) = &self.view else { return };
+        for failure in answer.failures.iter().take(3) {
+            tracing::warn!(
+                schema = %view.relation.schema, table = %view.relation.name, role = %failure.role,
+                reason = %failure.reason, "a row was hidden because checking its visibility raised an error"
+            );
+        }
+        counter!("walcast_visibility_failures_total").increment(answer.failures.len() as u64);
+    }
+
+    /// Changes are hidden from those who had to be asked about; they are told.
+    fn report_undecided(&self, pending: &[Pending], error: &str) {
+        let Some(view) = &self.view else { return };
+        tracing::error!(
+            schema = %view.relation.schema, table = %view.relation.name, changes = pending.len(), error,
+            "changes were hidden because their visibility could not be checked"
+        );
+        let mut told = HashSet::new();
+        for part in pending
+            .iter()
+            .flat_map(|change| &change.parts)
+            .filter(|part| part.truth == Truth::Ask)
+        {
+            if told.insert(part.subscriber.id) {
+                part.subscriber.deliver(crate::notice::missed(
+                    &part.subscriber,
+                    "their visibility could not be checked in time",
+                ));
             }
         }
-        xids.sort_unstable();
-        xids.dedup();
-        let asked: HashMap<IdentityRef, Vec<usize>> = asked
-            .into_iter()
-            .map(|(identity, rows)| {
-                (
-                    identity,
-                    rows.into_iter()
-                        .filter_map(|at| number_of.get(&at).copied())
-                        .collect::<Vec<_>>(),
-                )
-            })
-            .filter(|(_, rows)| !rows.is_empty())
-            .collect();
-        if asked.is_empty() {
-            return Answer::default();
-        }
-        let question = Question {
-            table: view.facts.oid,
-            source,
-            primary_key: &view.facts.primary_key,
-            rows,
-            asked,
-            xids,
-        };
-        let started = Instant::now();
-        let answer = self.context.asker.ask(&question).await;
-        counter!("walcast_visibility_calls_total").increment(1);
-        counter!("walcast_visibility_identities_total").increment(question.asked.len() as u64);
-        metrics::histogram!("walcast_visibility_call_seconds").record(started.elapsed().as_secs_f64());
-        match answer {
-            Ok(mut answer) => {
-                for failure in answer.failures.iter().take(3) {
-                    tracing::warn!(
-                        schema = %view.relation.schema, table = %view.relation.name, role = %failure.role,
-                        reason = %failure.reason, "a row was hidden because checking its visibility raised an error"
-                    );
-                }
-                counter!("walcast_visibility_failures_total").increment(answer.failures.len() as u64);
-                let at_of: HashMap<usize, usize> =
-                    number_of.into_iter().map(|(at, number)| (number, at)).collect();
-                for rows in answer.seen.values_mut() {
-                    for row in rows.iter_mut() {
-                        *row = at_of.get(row).copied().unwrap_or(usize::MAX);
-                    }
-                    rows.sort_unstable();
-                }
-                answer
-            }
-            Err(error) => {
-                tracing::error!(
-                    schema = %view.relation.schema, table = %view.relation.name, changes = pending.len(), %error,
-                    "changes were hidden because their visibility could not be checked"
-                );
-                counter!("walcast_visibility_failures_total").increment(question.asked.len() as u64);
-                let mut told = HashSet::new();
-                for part in pending
-                    .iter()
-                    .flat_map(|change| &change.parts)
-                    .filter(|part| part.truth == Truth::Ask)
-                {
-                    if told.insert(part.subscriber.id) {
-                        part.subscriber.deliver(crate::notice::missed(
-                            &part.subscriber,
-                            "their visibility could not be checked in time",
-                        ));
-                    }
-                }
-                Answer::default()
-            }
-        }
+        counter!("walcast_visibility_failures_total").increment(told.len() as u64);
     }
 
     /// Hands out what is left of a change: one message for each channel and selection.
@@ -574,6 +575,25 @@ impl Worker {
             ticket.fill(deliveries);
         }
     }
+}
+
+/// Ready when the first in line can be handed out; never when nobody is in line.
+async fn answered(line: &mut VecDeque<Decided>) {
+    std::future::poll_fn(|context| {
+        let Some(first) = line.front_mut() else {
+            return Poll::Pending;
+        };
+        if let Some(asking) = &mut first.asking {
+            let asked = ready!(Pin::new(asking).poll(context));
+            first.asking = None;
+            first.answer = match asked {
+                Ok(answer) => answer.map_err(|error| error.to_string()),
+                Err(broken) => Err(broken.to_string()),
+            };
+        }
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// Messages of one channel next to each other, its ids in reverse request order as the reference lists them.

@@ -6,6 +6,7 @@ use crate::engine::Context;
 use crate::generated::Completion;
 use crate::policy::{self, Access};
 use crate::render::{Face, Shape};
+use crate::visibility;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -36,6 +37,8 @@ pub(crate) struct View {
     pub(crate) face: Face,
     /// Position of each primary key column in the relation; a missing one was dropped or renamed since.
     pub(crate) key_at: Vec<Option<usize>>,
+    /// How rows are looked up under row level security; `None` without.
+    pub(crate) probe: Option<Arc<str>>,
     positions: HashMap<String, usize>,
     roles: HashMap<String, RoleView>,
     shapes: Vec<Shape>,
@@ -75,12 +78,17 @@ impl View {
             .map(|name| positions.get(*name).copied())
             .collect();
         let face = Face::new(relation, kinds, &key_names, facts.row_security.is_some());
+        let probe = facts
+            .row_security
+            .as_ref()
+            .map(|source| visibility::probe(facts.oid, source, &facts.primary_key).into());
         Ok(Some(Self {
             relation: Arc::clone(relation),
             completion,
             facts,
             face,
             key_at,
+            probe,
             positions,
             roles: HashMap::new(),
             shapes: Vec::new(),

@@ -6,9 +6,11 @@ use crate::claims::IdentityRef;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{PgPool, Row};
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// How long the function itself waits for a transaction to be over before it answers "not yet".
 const WAIT_IN_POSTGRES_MS: i32 = 50;
@@ -50,11 +52,10 @@ pub(crate) struct Failure {
 }
 
 /// Rows to be looked at, and who asks for which of them.
-pub(crate) struct Question<'a> {
-    /// The table the rows are of: of a source that is its ancestor only its own rows count.
-    pub(crate) table: u32,
-    pub(crate) source: &'a Source,
-    pub(crate) primary_key: &'a [KeyColumn],
+pub(crate) struct Question {
+    /// The statement that looks rows up (see [`probe`]).
+    pub(crate) probe: Arc<str>,
+    pub(crate) key_columns: usize,
     /// Key texts of each row, in key order.
     pub(crate) rows: Vec<Vec<String>>,
     /// For each identity the rows it asks for, ascending.
@@ -94,6 +95,7 @@ const SEARCH_PATH: &str = "public, extensions, realtime";
 pub(crate) struct Asker {
     pool: PgPool,
     patience: Duration,
+    second_connections: Arc<Semaphore>,
 }
 
 impl Asker {
@@ -115,10 +117,18 @@ impl Asker {
             .max_connections(connections)
             .acquire_timeout(Duration::from_millis(timeout_ms))
             .connect_lazy_with(options);
+        let second_connections = usize::try_from(connections / 2).unwrap_or_default();
         Self {
             pool,
             patience: Duration::from_millis(patience_ms),
+            second_connections: Arc::new(Semaphore::new(second_connections)),
         }
+    }
+
+    /// The right to have a second question under way for one table. At most half of the connections are used so:
+    /// a table that is slow leaves the others theirs.
+    pub(crate) fn second_connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.second_connections).try_acquire_owned().ok()
     }
 
     /// For further questions that need the same settings and limits.
@@ -126,7 +136,7 @@ impl Asker {
         &self.pool
     }
 
-    pub(crate) async fn ask(&self, question: &Question<'_>) -> Result<Answer, VisibilityError> {
+    pub(crate) async fn ask(&self, question: &Question) -> Result<Answer, VisibilityError> {
         self.patiently(|| self.ask_once(question)).await
     }
 
@@ -186,7 +196,7 @@ impl Asker {
     }
 
     /// `None`: a transaction is still running.
-    async fn ask_once(&self, question: &Question<'_>) -> Result<Option<Answer>, sqlx::Error> {
+    async fn ask_once(&self, question: &Question) -> Result<Option<Answer>, sqlx::Error> {
         let mut identities: Vec<(&IdentityRef, &Vec<usize>)> = question.asked.iter().collect();
         // Equal roles next to each other save a switch, equal row lists a rebuilt call.
         identities.sort_by(|a, b| (&a.0.0.claims.role, a.1).cmp(&(&b.0.0.claims.role, b.1)));
@@ -209,8 +219,8 @@ impl Asker {
             .iter()
             .map(|(identity, _)| identity.0.claims.json.as_ref())
             .collect();
-        let mut keys: Vec<&str> = Vec::with_capacity(question.rows.len() * question.primary_key.len());
-        for column in 0..question.primary_key.len() {
+        let mut keys: Vec<&str> = Vec::with_capacity(question.rows.len() * question.key_columns);
+        for column in 0..question.key_columns {
             keys.extend(
                 question
                     .rows
@@ -222,13 +232,13 @@ impl Asker {
         let rows = sqlx::query(
             "select identity, seen, failure from walcast.visible_rows($1, $2, $3, $4, $5, $6, $7, $8, $9)",
         )
-        .bind(probe(question.table, question.source, question.primary_key))
+        .bind(question.probe.as_ref())
         .bind(&roles)
         .bind(&claims)
         .bind(&sets)
         .bind(&row_sets)
         .bind(&keys)
-        .bind(i32::try_from(question.primary_key.len()).unwrap_or(i32::MAX))
+        .bind(i32::try_from(question.key_columns).unwrap_or(i32::MAX))
         .bind(&xids)
         .bind(WAIT_IN_POSTGRES_MS)
         .fetch_all(&self.pool)
@@ -264,9 +274,10 @@ impl Asker {
     }
 }
 
-/// The statement that finds which keys have a row for whoever asks. The sub-select stays one probe of the key's
+/// The statement that finds which keys have a row for whoever asks. The rows are of `table`: of a source that is its
+/// ancestor only its own rows count. The sub-select stays one probe of the key's
 /// index per row: joined, the planner may prefer to run the policy over the whole table.
-fn probe(table: u32, source: &Source, primary_key: &[KeyColumn]) -> String {
+pub(crate) fn probe(table: u32, source: &Source, primary_key: &[KeyColumn]) -> String {
     let parameters: Vec<String> = (1..=primary_key.len())
         .map(|number| format!("${number}::text[]"))
         .collect();

@@ -14,6 +14,7 @@ mod limit;
 mod old_rows;
 mod partitions;
 mod primary_keys;
+mod questions;
 mod refused_rows;
 mod rights;
 mod scene;
