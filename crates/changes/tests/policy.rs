@@ -196,6 +196,67 @@ async fn each_trap_is_decided_as_postgres_decides_it_or_left_to_it() {
         ),
         ("a forced owner", "alter table t owner to authenticated; alter table t force row level security;".into(), Decided),
         ("an owner", "alter table t owner to authenticated;".into(), Decided),
+        ("columns compared with each other", "create policy p on t using (n <= big and v <> org);".into(), Decided),
+        ("the e-mail address", "create policy p on t using (org = auth.email());".into(), Decided),
+        (
+            "members of members",
+            "create policy p on t using (org = (auth.jwt() -> 'app_metadata' -> 'team' ->> 'org'));".into(),
+            Decided,
+        ),
+        ("a path", "create policy p on t using (org = (auth.jwt() #>> '{app_metadata,team,org}'));".into(), Decided),
+        (
+            "a path into the setting",
+            "create policy p on t using (org = (current_setting('request.jwt.claims', true)::jsonb #> '{app_metadata,team}' ->> 'org'));"
+                .into(),
+            Decided,
+        ),
+        ("a path by position", "create policy p on t using (org = (auth.jwt() #>> '{orgs,0}'));".into(), Asked),
+        (
+            "a helper with members of members",
+            "create function org() returns text language sql stable as $$
+               select auth.jwt() -> 'app_metadata' -> 'team' ->> 'org'; $$;
+             create policy p on t using (org = org());".into(),
+            Decided,
+        ),
+        (
+            "the old spelling of a claim with the new one behind it",
+            "create policy p on t using (owner = coalesce(
+               nullif(current_setting('request.jwt.claim.sub', true), ''),
+               current_setting('request.jwt.claims', true)::json ->> 'sub')::uuid);".into(),
+            Decided,
+        ),
+        (
+            "the old spelling of a claim alone",
+            "create policy p on t using (owner = current_setting('request.jwt.claim.sub', true)::uuid);".into(),
+            Decided,
+        ),
+        (
+            "lists that are literals",
+            format!("create policy p on t using (org = any ('{{a,c}}') or n = any ('{{2,3}}'::int[]) or owner = any ('{{{OTHER}}}'));"),
+            Decided,
+        ),
+        ("a list of numbers", "create policy p on t using (big in (1, 5) or n not in (1, 7));".into(), Decided),
+        ("unknown", "create policy p on t using ((org = 'a') is unknown);".into(), Decided),
+        ("not unknown", "create policy p on t using ((owner = auth.uid()) is not unknown);".into(), Decided),
+        ("numbers as truth values", "create policy p on t using (n::boolean and flag::int < 2);".into(), Decided),
+        ("nothing is chosen", "create policy p on t using (coalesce(nullif(org, 'a'), v) = 'x');".into(), Decided),
+        (
+            "a claim nobody can read",
+            "create policy p on t using (owner = auth.uid() and (auth.jwt() ->> 'n')::int = 5);".into(),
+            Decided,
+        ),
+        ("another setting", "create policy p on t using (current_setting('app.org', true) = org);".into(), Asked),
+        (
+            "a list in the claims",
+            "create policy p on t using (org in (select jsonb_array_elements_text(auth.jwt() -> 'orgs')));".into(),
+            Asked,
+        ),
+        (
+            "an enum",
+            "create type mood as enum ('a', 'b'); alter table t add m mood; create policy p on t using (m = 'a');".into(),
+            Asked,
+        ),
+        ("a case", "create policy p on t using (case when flag then true else false end);".into(), Asked),
         (
             "a sub-query on another table",
             "create table m (u uuid); grant select on m to authenticated;
@@ -261,7 +322,8 @@ async fn each_trap_is_decided_as_postgres_decides_it_or_left_to_it() {
             claims(USER),
             claims("no uuid"),
             "{}".to_owned(),
-            r#"{"sub":null,"org":"b"}"#.to_owned(),
+            r#"{"sub":null,"org":"b","email":"a"}"#.to_owned(),
+            format!(r#"{{"sub":"{OTHER}","n":5,"app_metadata":{{"team":{{"org":"b"}}}},"orgs":["a"]}}"#),
         ] {
             match bench.ours("authenticated", &claims).await {
                 None => assert_eq!(expect, Asked, "{name}: {:?}", bench.access("authenticated").await),

@@ -301,9 +301,10 @@ impl Compiler<'_> {
                         return Err("a test of the claims".to_owned());
                     }
                     Test::Null => inner.0,
-                    Test::True | Test::False => self.settle(inner, Kind::Bool)?,
+                    Test::True | Test::False | Test::Unknown => self.settle(inner, Kind::Bool)?,
                 };
-                boolean(Expression::Is(Box::new(inner), *test, *negated))
+                let test = if *test == Test::Unknown { Test::Null } else { *test };
+                boolean(Expression::Is(Box::new(inner), test, *negated))
             }
             Node::Not(inner) => boolean(Expression::Not(Box::new(self.condition(inner)?))),
             Node::And(nodes) => boolean(Expression::And(self.conditions(nodes)?)),
@@ -340,6 +341,9 @@ impl Compiler<'_> {
             (from, to) if from == to => Ok((expression, Some(to))),
             (Kind::Text, Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Uuid)
             | (Kind::Bool | Kind::Int2 | Kind::Int4 | Kind::Int8 | Kind::Uuid, Kind::Text) => {
+                Ok((Expression::Cast(Box::new(expression), to), Some(to)))
+            }
+            (Kind::Int4, Kind::Bool) | (Kind::Bool, Kind::Int4) => {
                 Ok((Expression::Cast(Box::new(expression), to), Some(to)))
             }
             (from, to) if from.is_integer() && to.is_integer() => {

@@ -169,7 +169,7 @@ impl<'a> Run<'a> {
                 let (left, right) = self.both(left, right)?;
                 Ok(Value::Bool((left != right) != *negated))
             }
-            Expression::Is(operand, Test::Null, negated) => {
+            Expression::Is(operand, Test::Null | Test::Unknown, negated) => {
                 Ok(Value::Bool((self.value(operand)? == Value::Null) != *negated))
             }
             condition => match self.truth(condition) {

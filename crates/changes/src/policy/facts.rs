@@ -105,7 +105,7 @@ select jsonb_build_object(
       group by n.nspname, p.proname) f), '{}'::jsonb),
   'shadowed',
     exists (select from pg_proc p where p.proname = 'current_setting' and p.pronamespace <> 'pg_catalog'::regnamespace)
-    or exists (select from pg_operator o where o.oprname in ('->', '->>', '=', '<>', '<', '<=', '>', '>=')
+    or exists (select from pg_operator o where o.oprname in ('->', '->>', '#>', '#>>', '=', '<>', '<', '<=', '>', '>=')
                  and o.oprnamespace <> 'pg_catalog'::regnamespace
                  and coalesce(o.oprleft in (select b.oid from pg_type b where b.typname in ('json', 'jsonb', 'text', 'varchar', 'uuid', 'bool', 'int2', 'int4', 'int8', 'unknown') and b.typnamespace = 'pg_catalog'::regnamespace), true))
     or exists (select from pg_type t where t.typname in ('json', 'jsonb', 'text', 'varchar', 'uuid', 'bool', 'boolean', 'int', 'integer', 'int2', 'int4', 'int8', 'bigint', 'smallint')

@@ -23,6 +23,8 @@ pub(super) enum Test {
     Null,
     True,
     False,
+    /// As `Null`, of a truth value.
+    Unknown,
 }
 
 /// An expression, not yet typed.
@@ -142,13 +144,14 @@ impl Parser {
         if self.word("not") {
             return Some(Node::Not(Box::new(self.operand()?)));
         }
-        let left = self.operand()?;
+        let left = self.members()?;
         if self.word("is") {
             let negated = self.word("not");
             return Some(match () {
                 () if self.word("null") => Node::Is(Box::new(left), Test::Null, negated),
                 () if self.word("true") => Node::Is(Box::new(left), Test::True, negated),
                 () if self.word("false") => Node::Is(Box::new(left), Test::False, negated),
+                () if self.word("unknown") => Node::Is(Box::new(left), Test::Unknown, negated),
                 () if self.word("distinct") && self.word("from") => {
                     Node::DistinctFrom(Box::new(left), Box::new(self.operand()?), negated)
                 }
@@ -159,10 +162,6 @@ impl Parser {
             return Some(left);
         };
         let comparison = match operator.as_str() {
-            "->" | "->>" => {
-                let member = Box::new(self.operand()?);
-                return Some(Node::Member(Box::new(left), member, operator == "->>"));
-            }
             "=" if self.word("any") => return Some(Node::AnyOf(Box::new(left), self.array()?, false)),
             "<>" if self.word("all") => return Some(Node::AnyOf(Box::new(left), self.array()?, true)),
             "=" => Comparison::Equal,
@@ -176,13 +175,67 @@ impl Parser {
         Some(Node::Compare(
             comparison,
             Box::new(left),
-            Box::new(self.operand()?),
+            Box::new(self.members()?),
         ))
     }
 
-    /// `(ARRAY[a, b])`, or for a `varchar` column `((ARRAY[a, b])::text[])`.
+    /// An operand, perhaps with members taken from it; these operators bind stronger than comparisons, and from left
+    /// to right.
+    fn members(&mut self) -> Option<Node> {
+        let mut node = self.operand()?;
+        loop {
+            let Some(Token::Operator(operator)) = self.peek() else {
+                return Some(node);
+            };
+            let (is_path, as_text) = match operator.as_str() {
+                "->" => (false, false),
+                "->>" => (false, true),
+                "#>" => (true, false),
+                "#>>" => (true, true),
+                _ => return Some(node),
+            };
+            self.at += 1;
+            if !is_path {
+                node = Node::Member(Box::new(node), Box::new(self.operand()?), as_text);
+                continue;
+            }
+            let mut path = self.path()?.into_iter().peekable();
+            path.peek()?;
+            while let Some(key) = path.next() {
+                let is_last = path.peek().is_none();
+                node = Node::Member(Box::new(node), Box::new(Node::Text(key)), as_text && is_last);
+            }
+        }
+    }
+
+    /// The keys of `'{a,b}'::text[]`. One that might be a position in an array is refused.
+    fn path(&mut self) -> Option<Vec<String>> {
+        let Some(Token::Text(literal)) = self.peek().cloned() else {
+            return None;
+        };
+        self.at += 1;
+        if self.peek() == Some(&Token::Operator("::".to_owned())) {
+            self.at += 1;
+            (self.type_word()? == "text" && self.mark('[') && self.mark(']')).then_some(())?;
+        }
+        let keys = elements(&literal)?;
+        let is_name = |key: &String| key.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_');
+        keys.iter().all(is_name).then_some(keys)
+    }
+
+    /// `(ARRAY[a, b])`, for a `varchar` column `((ARRAY[a, b])::text[])`, or `('{a,b}'::text[])`.
     fn array(&mut self) -> Option<Vec<Node>> {
         self.mark('(').then_some(())?;
+        if let Some(Token::Text(literal)) = self.peek().cloned() {
+            self.at += 1;
+            (self.operator()? == "::").then_some(())?;
+            let element = self.type_word()?;
+            (self.mark('[') && self.mark(']') && self.mark(')')).then_some(())?;
+            let nodes = elements(&literal)?
+                .into_iter()
+                .map(|text| Node::Cast(Box::new(Node::Text(text)), element.clone()));
+            return Some(nodes.collect());
+        }
         let is_cast = self.mark('(');
         (self.word("array") && self.mark('[')).then_some(())?;
         let mut nodes = vec![self.expression()?];
@@ -208,6 +261,12 @@ impl Parser {
 
     /// A built-in type's name; any qualified one is not built in, arrays and modifiers are not understood.
     fn type_name(&mut self) -> Option<String> {
+        let name = self.type_word()?;
+        let ends = !matches!(self.peek(), Some(Token::Mark('(' | '[' | '.')));
+        ends.then_some(name)
+    }
+
+    fn type_word(&mut self) -> Option<String> {
         let Some(Token::Word(name)) = self.peek().cloned() else {
             return None;
         };
@@ -221,8 +280,7 @@ impl Parser {
             "bigint" | "int8" => "int8",
             _ => return None,
         };
-        let ends = !matches!(self.peek(), Some(Token::Mark('(' | '[' | '.')));
-        ends.then(|| spelled.to_owned())
+        Some(spelled.to_owned())
     }
 
     fn primary(&mut self) -> Option<Node> {
@@ -308,6 +366,22 @@ impl Parser {
     }
 }
 
+/// The elements of an array literal without quotes, blanks, NULLs or arrays in it.
+fn elements(literal: &str) -> Option<Vec<String>> {
+    let inner = literal.strip_prefix('{')?.strip_suffix('}')?;
+    let plain = |element: &str| {
+        !element.is_empty()
+            && !element.eq_ignore_ascii_case("null")
+            && element
+                .chars()
+                .all(|c| c.is_alphanumeric() || "_-.@:/+".contains(c))
+    };
+    inner
+        .split(',')
+        .map(|element| plain(element).then(|| element.to_owned()))
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -350,9 +424,44 @@ mod tests {
                     false,
                 ),
             ),
+            (
+                "((claims() #>> '{a,b}'::text[]) = 'x'::text)",
+                equal(
+                    Box::new(Node::Member(
+                        Box::new(Node::Member(
+                            Box::new(Node::Call {
+                                schema: None,
+                                name: "claims".into(),
+                                arguments: vec![],
+                            }),
+                            Box::new(Node::Text("a".into())),
+                            false,
+                        )),
+                        Box::new(Node::Text("b".into())),
+                        true,
+                    )),
+                    Box::new(Node::Cast(Box::new(Node::Text("x".into())), "text".into())),
+                ),
+            ),
+            (
+                "(n = ANY ('{1,2}'::integer[]))",
+                Node::AnyOf(
+                    column("n"),
+                    ["1", "2"]
+                        .map(|n| Node::Cast(Box::new(Node::Text(n.into())), "int4".into()))
+                        .into(),
+                    false,
+                ),
+            ),
+            ("(a IS NOT UNKNOWN)", Node::Is(column("a"), Test::Unknown, true)),
         ] {
             assert_eq!(expression(text), Some(expected), "{text}");
         }
+        // A body is printed by people.
+        assert_eq!(
+            function_body("select claims -> 'a' ->> 'b' = 'c';"),
+            expression("(((claims -> 'a') ->> 'b') = 'c')")
+        );
     }
 
     #[test]
@@ -374,6 +483,13 @@ mod tests {
             "(a = 'x'::character varying(3))",
             "(t.* IS NOT NULL)",
             "(a = $1)",
+            "(a = ANY ('{1,NULL}'::integer[]))",
+            "(a = ANY ('{\"a b\"}'::text[]))",
+            "(a = ANY ('{{a},{b}}'::text[]))",
+            "(a = ANY ('{}'::text[]))",
+            "((a #>> '{0}'::text[]) = b)",
+            "((a #>> '{}'::text[]) = b)",
+            "((a #>> path) = b)",
             "(a = b -- c\n)",
         ] {
             assert_eq!(expression(text), None, "{text}");

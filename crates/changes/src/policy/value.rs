@@ -17,8 +17,10 @@ impl ClaimsView {
     /// Parses the claims' JSON text.
     #[must_use]
     pub fn new(json: &str) -> Self {
+        // What Postgres refuses to read as jsonb is nothing we can read for it.
+        let has_nul = json.contains("\\u0000");
         Self {
-            claims: serde_json::from_str(json).ok(),
+            claims: serde_json::from_str(json).ok().filter(|_| !has_nul),
         }
     }
 
@@ -169,6 +171,8 @@ pub(super) fn cast(value: Value<'_>, to: Kind) -> Result<Value<'_>, Trouble> {
         (Value::Int(number), to) if to.is_integer() => in_range(number, to),
         (Value::Int(number), Kind::Text) => Ok(Value::Text(number.to_string().into())),
         (Value::Bool(flag), Kind::Bool) => Ok(Value::Bool(flag)),
+        (Value::Int(number), Kind::Bool) => Ok(Value::Bool(number != 0)),
+        (Value::Bool(flag), Kind::Int4) => Ok(Value::Int(flag.into())),
         (Value::Bool(flag), Kind::Text) => Ok(Value::Text(if flag { "true" } else { "false" }.into())),
         (Value::Uuid(uuid), Kind::Uuid) => Ok(Value::Uuid(uuid)),
         (Value::Uuid(uuid), Kind::Text) => {
@@ -200,10 +204,8 @@ pub(super) fn member<'a>(value: &Value<'a>, key: &str, as_text: bool) -> Result<
         Json::Null => Ok(Value::Null),
         Json::String(text) => Ok(Value::Text(Cow::Borrowed(text))),
         Json::Bool(flag) => Ok(Value::Text(if *flag { "true" } else { "false" }.into())),
-        // Whole numbers print alike everywhere; how others do depends on json or jsonb.
-        Json::Number(number) if number.is_i64() && number.as_i64() != Some(0) => {
-            Ok(Value::Text(number.to_string().into()))
-        }
+        // Whole numbers print alike everywhere; how others do, -0 among them, depends on json or jsonb.
+        Json::Number(number) if number.is_i64() => Ok(Value::Text(number.to_string().into())),
         Json::Number(_) | Json::Array(_) | Json::Object(_) => Err(Trouble::Unsure),
     }
 }
