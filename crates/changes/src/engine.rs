@@ -9,6 +9,7 @@ use crate::fresh::Fresh;
 use crate::meter::Meter;
 use crate::policy::{self, Access};
 use crate::registry::{Attachment, Registry};
+use crate::rights::Rights;
 use crate::subscription::{Request, Subscriber, Subscription};
 use crate::tap::{Tap, Tapped};
 use crate::validate;
@@ -84,6 +85,7 @@ pub(crate) struct Context {
     pub(crate) asker: Asker,
     pub(crate) tapped: Tapped,
     pub(crate) figures: Arc<VisibilityFigures>,
+    pub(crate) rights: Rights,
     identities: Identities,
     published: Fresh<(Pattern, Pattern), Arc<Vec<u32>>>,
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
@@ -383,6 +385,7 @@ impl Changes {
         let context = Arc::new(Context {
             tapped: Tapped::new(options.tap.clone()),
             figures: Arc::default(),
+            rights: Rights::default(),
             pool,
             options,
             registry: Registry::default(),

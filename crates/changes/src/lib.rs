@@ -36,6 +36,7 @@ mod outgoing;
 pub mod policy;
 mod registry;
 mod render;
+mod rights;
 mod row;
 mod subscription;
 mod table;

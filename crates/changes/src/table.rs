@@ -13,6 +13,7 @@ use crate::outgoing::{Data, Outgoing};
 use crate::policy::{Access, Row, Verdict};
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
+use crate::rights::RightsVersion;
 use crate::row::{NewRow, change_bytes, filter_value};
 use crate::subscription::Subscriber;
 use crate::view::View;
@@ -63,6 +64,7 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         table: Arc::downgrade(&table),
         view: None,
         roles: None,
+        rights: RightsVersion::default(),
         open_filters: OpenFilters::default(),
         metered: Metered::default(),
         line: VecDeque::new(),
@@ -104,6 +106,7 @@ struct Worker {
     table: std::sync::Weak<Table>,
     view: Option<View>,
     roles: Option<(Instant, HashSet<String>)>,
+    rights: RightsVersion,
     open_filters: OpenFilters,
     metered: Metered,
     line: VecDeque<Decided>,
@@ -160,6 +163,15 @@ impl Worker {
         let (Some(table), Some(first)) = (self.table.upgrade(), items.first()) else {
             return Ok(());
         };
+        let rights = self
+            .context
+            .rights
+            .version(&self.context.pool, &self.context.asker)
+            .await?;
+        if self.rights != rights {
+            self.rights = rights;
+            self.roles = None;
+        }
         if !self.has_view_of(&first.change.relation) {
             // What is under way was matched with the view that is replaced.
             self.deliver_all().await;
@@ -264,7 +276,7 @@ impl Worker {
     fn has_view_of(&self, relation: &Relation) -> bool {
         self.view
             .as_ref()
-            .is_some_and(|view| view.relation.version == relation.version && !view.is_stale())
+            .is_some_and(|view| view.relation.version == relation.version && !view.is_stale(&self.rights))
     }
 
     /// Reads the view of the version of the relation that `change` was written under.
@@ -278,7 +290,7 @@ impl Worker {
         let started = Instant::now();
         let mut pause = Duration::from_millis(20);
         loop {
-            match View::load(&self.context, relation).await {
+            match View::load(&self.context, relation, &self.rights).await {
                 Ok(view) => {
                     self.view = view;
                     self.roles = None;
@@ -330,7 +342,7 @@ impl Worker {
         );
         if let Some(view) = &mut self.view {
             for role in &roles {
-                view.refresh_role(&self.context, role).await?;
+                view.refresh_role(&self.context, role, &self.rights).await?;
             }
         }
         let (_, known) = self.roles.get_or_insert_with(|| (Instant::now(), HashSet::new()));
@@ -341,14 +353,17 @@ impl Worker {
 
     /// Sees to it that listeners are found as the policies known now allow: by those of before, some would not be.
     fn follow_policies(&self, table: &Table) {
-        let Some(view) = &self.view else { return };
+        let (Some(view), Some((_, listening))) = (&self.view, &self.roles) else {
+            return;
+        };
         let mut changed = Vec::new();
         {
             let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
-            let routed = listeners.routed_roles().filter(|role| view.role(role).is_none());
-            changed.extend(routed.map(|role| (role.to_owned(), None)));
-            for (role, known) in view.roles() {
-                let routes = known.access.routes();
+            // What is known of a role that nobody had may be old.
+            let gone = listeners.routed_roles().filter(|role| !listening.contains(*role));
+            changed.extend(gone.map(|role| (role.to_owned(), None)));
+            for role in listening {
+                let routes = view.role(role).and_then(|known| known.access.routes());
                 if !listeners.follows(role, routes.as_ref()) {
                     changed.push((role.to_owned(), routes));
                 }
@@ -362,14 +377,14 @@ impl Worker {
         }
     }
 
-    /// Roles among the matches that the last census did not see, and those whose rights are due again.
+    /// Roles among the matches that the last census did not see.
     async fn learn_roles(&mut self, pending: &[Pending]) -> Result<(), sqlx::Error> {
         let Some(view) = &mut self.view else { return Ok(()) };
         let mut seen: HashSet<&str> = HashSet::new();
         for part in pending.iter().flat_map(|change| &change.parts) {
             let role = part.identity.0.claims.role.as_str();
             if seen.insert(role) {
-                view.refresh_role(&self.context, role).await?;
+                view.refresh_role(&self.context, role, &self.rights).await?;
             }
         }
         Ok(())

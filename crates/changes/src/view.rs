@@ -6,15 +6,11 @@ use crate::engine::Context;
 use crate::generated::Completion;
 use crate::policy::{self, Access};
 use crate::render::{Face, Shape};
+use crate::rights::RightsVersion;
 use crate::visibility;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use walcast_replication::Relation;
-
-/// Rights are read again after this time even if Postgres announced no change: role attributes and memberships are
-/// not part of any relation, and the row security of a partition's parent is not part of the partition.
-const RIGHTS_KEPT_FOR: Duration = Duration::from_secs(5);
 
 /// What a role may see.
 pub(crate) struct RoleView {
@@ -24,7 +20,7 @@ pub(crate) struct RoleView {
     pub(crate) sees_key: bool,
     pub(crate) access: Access,
     shapes: Vec<(Option<Arc<[String]>>, usize)>,
-    read: Instant,
+    rights: RightsVersion,
 }
 
 /// Facts about one version of a relation.
@@ -42,16 +38,16 @@ pub(crate) struct View {
     positions: HashMap<String, usize>,
     roles: HashMap<String, RoleView>,
     shapes: Vec<Shape>,
-    read: Instant,
+    rights: RightsVersion,
 }
 
 impl View {
-    /// Reads the catalog for `relation`; `None` when the table is gone.
+    /// Reads the catalog for `relation`, after `rights` were; `None` when the table is gone.
     pub(crate) async fn load(
         context: &Context,
         relation: &Arc<Relation>,
+        rights: &RightsVersion,
     ) -> Result<Option<Self>, sqlx::Error> {
-        let read = Instant::now();
         let Some(facts) = catalog::facts(&context.pool, &[relation.oid]).await?.pop() else {
             return Ok(None);
         };
@@ -92,13 +88,14 @@ impl View {
             positions,
             roles: HashMap::new(),
             shapes: Vec::new(),
-            read,
+            rights: Arc::clone(rights),
         }))
     }
 
     /// Whether something changed, or may have, that the relation's version does not tell.
-    pub(crate) fn is_stale(&self) -> bool {
-        self.face.is_stale() || (self.facts.is_partition && self.read.elapsed() >= RIGHTS_KEPT_FOR)
+    pub(crate) fn is_stale(&self, rights: &RightsVersion) -> bool {
+        // Postgres announces nothing for a partition when its ancestor's row security changes.
+        self.face.is_stale() || (self.facts.is_partition && self.rights != *rights)
     }
 
     pub(crate) fn position(&self, column: &str) -> Option<usize> {
@@ -109,21 +106,16 @@ impl View {
         self.roles.get(role)
     }
 
-    /// The roles that are known, with what they may see.
-    pub(crate) fn roles(&self) -> impl Iterator<Item = (&str, &RoleView)> {
-        self.roles.iter().map(|(role, view)| (role.as_str(), view))
-    }
-
-    /// Makes sure that what we know of `role` is not too old.
-    pub(crate) async fn refresh_role(&mut self, context: &Context, role: &str) -> Result<(), sqlx::Error> {
-        if self
-            .roles
-            .get(role)
-            .is_some_and(|known| known.read.elapsed() < RIGHTS_KEPT_FOR)
-        {
+    /// Makes sure that what we know of `role` was read when rights were these, or later.
+    pub(crate) async fn refresh_role(
+        &mut self,
+        context: &Context,
+        role: &str,
+        rights: &RightsVersion,
+    ) -> Result<(), sqlx::Error> {
+        if self.roles.get(role).is_some_and(|known| known.rights == *rights) {
             return Ok(());
         }
-        let read = Instant::now();
         let selectable = catalog::selectable(&context.pool, self.relation.oid, role).await?;
         let access = match &self.facts.row_security {
             None => Access::NoRls,
@@ -143,7 +135,7 @@ impl View {
                 .all(|column| selectable.contains(&column.name)),
             access,
             shapes: Vec::new(),
-            read,
+            rights: Arc::clone(rights),
         };
         self.roles.insert(role.to_owned(), view);
         Ok(())
