@@ -1,13 +1,13 @@
 //! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
 
-use crate::binding::{Binding, EventFilter, Pattern};
+use crate::binding::{Binding, Pattern};
 use crate::catalog::{self, TableFacts};
 use crate::claims::{Claims, Identities, IdentityRef};
+use crate::diagnosis::{self, Exposure, Finding, Wish};
 use crate::dispatch;
 use crate::error::SubscribeError;
 use crate::fresh::Fresh;
 use crate::meter::Meter;
-use crate::policy::{self, Access};
 use crate::registry::{Attachment, Registry};
 use crate::rights::Rights;
 use crate::subscription::{Request, Subscriber, Subscription};
@@ -91,7 +91,8 @@ pub(crate) struct Context {
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
     roles: Fresh<String, bool>,
     selectable: Fresh<(u32, String), Arc<BTreeSet<String>>>,
-    access: Fresh<(u32, String), Access>,
+    exposures: Fresh<(u32, String), Option<Arc<Exposure>>>,
+    unpublished: Fresh<(Pattern, Pattern), Finding>,
 }
 
 /// What a check of bindings found.
@@ -108,7 +109,8 @@ impl Context {
         self.facts.sweep();
         self.roles.sweep();
         self.selectable.sweep();
-        self.access.sweep();
+        self.exposures.sweep();
+        self.unpublished.sweep();
     }
 
     /// Nothing the catalog said before is to be relied on: the stream is a new one.
@@ -117,7 +119,8 @@ impl Context {
         self.facts.clear();
         self.roles.clear();
         self.selectable.clear();
-        self.access.clear();
+        self.exposures.clear();
+        self.unpublished.clear();
     }
 
     /// What was read about a table before is old.
@@ -125,7 +128,7 @@ impl Context {
         self.published.clear();
         self.facts.remove(|known| *known == oid);
         self.selectable.remove(|(known, _)| *known == oid);
-        self.access.remove(|(known, _)| *known == oid);
+        self.exposures.remove(|(known, _)| *known == oid);
     }
 
     /// Whether the publication offers a table. The stream may carry more than that publication.
@@ -245,7 +248,7 @@ impl Context {
         };
         for (at, binding) in bindings.iter().enumerate() {
             let fail = |error| SubscribeError::from_postgres(binding, error);
-            let oids = self
+            let published = self
                 .published
                 .get((binding.schema.clone(), binding.table.clone()), async {
                     let found = catalog::published(
@@ -261,8 +264,12 @@ impl Context {
                         Err(error) => Err(Some(error)),
                     }
                 })
-                .await
-                .map_err(|error| error.map_or_else(|| SubscribeError::not_published(binding), fail))?;
+                .await;
+            let oids = match published {
+                Ok(oids) => oids,
+                Err(None) => return Err(self.why_unpublished(binding).await),
+                Err(Some(error)) => return Err(fail(error)),
+            };
             let role = &claims.role;
             let exists = self
                 .roles
@@ -292,7 +299,8 @@ impl Context {
         Ok(checked)
     }
 
-    /// Reasons why a binding that is accepted will never deliver as things stand (`design.md 3`, promise 7).
+    /// Reasons why a binding that is accepted will not deliver as things stand, or not everything (`design.md 3`,
+    /// promise 7).
     async fn warn(
         &self,
         binding: &Binding,
@@ -300,56 +308,36 @@ impl Context {
         role: &str,
         warnings: &mut Vec<String>,
     ) -> Result<(), SubscribeError> {
-        let table = format!("{}.{}", facts.schema, facts.name);
-        let mut say = |sentence: String| {
-            if !warnings.contains(&sentence) {
-                warnings.push(sentence);
-            }
-        };
-        let selectable = self.selectable(binding, facts.oid, role).await?;
-        if selectable.is_empty() {
-            say(format!(
-                "role \"{role}\" may not SELECT from {table}, so its changes arrive without data: grant select on {table} to {role}"
-            ));
-            return Ok(());
-        }
-        if binding.event == EventFilter::Delete {
-            return Ok(());
-        }
-        if facts.primary_key.is_empty() {
-            say(format!(
-                "table {table} has no primary key, so INSERT and UPDATE arrive without data: add one"
-            ));
-            return Ok(());
-        }
-        if let Some(column) = facts
-            .primary_key
-            .iter()
-            .find(|column| !selectable.contains(&column.name))
-        {
-            say(format!(
-                "role \"{role}\" may not SELECT the primary key column {} of {table}, so INSERT and UPDATE arrive without data: grant it",
-                column.name
-            ));
-            return Ok(());
-        }
-        if let Some(source) = &facts.row_security {
-            let access = self
-                .access
-                .get((source.oid, role.to_owned()), async {
-                    Ok::<_, sqlx::Error>(policy::compile(
-                        &policy::load(&self.pool, source.oid, role).await?,
-                    ))
-                })
-                .await
-                .map_err(|error| SubscribeError::from_postgres(binding, error))?;
-            if matches!(access, Access::Hidden) {
-                say(format!(
-                    "row level security is enabled on {table} and no policy lets role \"{role}\" select from it, so every INSERT and UPDATE is hidden: create a policy for select"
-                ));
+        let exposure = self
+            .exposures
+            .get((facts.oid, role.to_owned()), async {
+                let publication = &self.options.publication;
+                let found =
+                    diagnosis::exposures(&self.pool, publication, Some(&[facts.oid]), &[role]).await?;
+                Ok::<_, sqlx::Error>(found.into_iter().next().map(Arc::new))
+            })
+            .await
+            .map_err(|error| SubscribeError::from_postgres(binding, error))?;
+        // None: gone since, which the stream will say.
+        for finding in exposure.iter().flat_map(|it| it.findings(Wish::Binding(binding))) {
+            let warning = finding.warning();
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
             }
         }
         Ok(())
+    }
+
+    /// The refusal of a binding that means no published table.
+    async fn why_unpublished(&self, binding: &Binding) -> SubscribeError {
+        let (schema, table) = (&binding.schema, &binding.table);
+        let finding = self.unpublished.get((schema.clone(), table.clone()), async {
+            diagnosis::unpublished(&self.pool, &self.options.publication, schema, table).await
+        });
+        match finding.await {
+            Ok(finding) => SubscribeError::not_published(binding, finding),
+            Err(error) => SubscribeError::from_postgres(binding, error),
+        }
     }
 }
 
@@ -395,7 +383,8 @@ impl Changes {
             facts: Fresh::new(CATALOG_KEPT_FOR),
             roles: Fresh::new(CATALOG_KEPT_FOR),
             selectable: Fresh::new(CATALOG_KEPT_FOR),
-            access: Fresh::new(CATALOG_KEPT_FOR),
+            exposures: Fresh::new(CATALOG_KEPT_FOR),
+            unpublished: Fresh::new(CATALOG_KEPT_FOR),
         });
         let interest: Arc<dyn walcast_replication::Interest> = Arc::new(Listening(Arc::clone(&context)));
         let stream = walcast_replication::spawn(replication, stream_options, interest, cancel);

@@ -2,6 +2,7 @@
 //! about them stays true.
 
 use crate::binding::{Binding, BindingError};
+use crate::diagnosis::Finding;
 use thiserror::Error;
 
 /// Why a subscription cannot be made; `Display` is the `message` of the `system` event.
@@ -10,13 +11,17 @@ pub enum SubscribeError {
     /// An entry cannot be read. Final.
     #[error(transparent)]
     Malformed(#[from] BindingError),
-    /// No published table has that name. Final: publish the table
-    /// (`alter publication supabase_realtime add table …`), then join again.
+    /// No published table has that name. Final: do what the finding says, then join again.
     #[error(
         "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the given \
-         connect parameters: {0}"
+         connect parameters: {parameters}"
     )]
-    NotPublished(String),
+    NotPublished {
+        /// The binding as the reference prints it.
+        parameters: String,
+        /// Why there is none.
+        finding: Box<Finding>,
+    },
     /// A table exists, but the filter, the selection or the role does not fit it. Final.
     #[error(
         "Unable to subscribe to changes with given parameters. An exception happened so please check your connect \
@@ -43,8 +48,20 @@ impl SubscribeError {
         !matches!(self, Self::Database(_))
     }
 
-    pub(crate) fn not_published(binding: &Binding) -> Self {
-        Self::NotPublished(binding.to_string())
+    /// What the text does not say: each cause in a sentence with its remedy.
+    #[must_use]
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::NotPublished { finding, .. } => vec![finding.warning()],
+            _ => Vec::new(),
+        }
+    }
+
+    pub(crate) fn not_published(binding: &Binding, finding: Finding) -> Self {
+        Self::NotPublished {
+            parameters: binding.to_string(),
+            finding: Box::new(finding),
+        }
     }
 
     /// A rejection in our own words, in the form of a raised exception.

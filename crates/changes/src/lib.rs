@@ -17,6 +17,7 @@ mod by_claim;
 mod catalog;
 mod claims;
 mod condition;
+pub mod diagnosis;
 mod dispatch;
 mod elixir;
 mod engine;

@@ -239,9 +239,10 @@ impl Socket {
         let Some(casting) = channel.casting.as_deref_mut() else {
             return;
         };
-        let warnings = match &casting.state {
-            CastingState::Active { subscription, .. } => subscription.warnings(),
-            CastingState::Trying | CastingState::Refused => Vec::new(),
+        let warnings = match (casting_went, &casting.state) {
+            (Err(unfulfilled), _) => unfulfilled.warnings().to_vec(),
+            (Ok(()), CastingState::Active { subscription, .. }) => subscription.warnings(),
+            (Ok(()), CastingState::Trying | CastingState::Refused) => Vec::new(),
         };
         let (status, message) = match casting_went {
             Ok(()) => ("ok", "Subscribed to PostgreSQL"),
@@ -265,10 +266,10 @@ impl Socket {
         }
         match casting_went {
             Ok(()) => {}
-            Err(Unfulfilled::ForGood(cause)) => tracing::warn!(
+            Err(Unfulfilled::ForGood { message, .. }) => tracing::warn!(
                 code = "RealtimeDisabledForConfiguration",
                 topic = &**topic,
-                cause,
+                cause = message,
                 remedy = "correct the entries of postgres_changes, or publish the table",
                 "subscription refused"
             ),

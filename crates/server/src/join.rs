@@ -405,13 +405,16 @@ impl Attempt {
                 "Realtime was unable to connect to the project database",
                 "look for the cause in the server's log; GET /readyz tells when it is over",
             )),
-            Err(Unfulfilled::ForGood(text)) if options.wait => Err(Refused {
+            Err(Unfulfilled::ForGood { message, warnings }) if options.wait => Err(Refused {
                 code: ErrorCode::RealtimeDisabledForConfiguration.as_str(),
-                reason: format!("{}: {text}", ErrorCode::RealtimeDisabledForConfiguration.as_str()),
+                reason: std::iter::once(&message).chain(&warnings).fold(
+                    format!("{}:", ErrorCode::RealtimeDisabledForConfiguration.as_str()),
+                    |reason, sentence| format!("{reason} {sentence}"),
+                ),
                 remedy: "correct the entries of postgres_changes, or publish the table",
                 end: None,
             }),
-            Err(error @ Unfulfilled::ForGood(_)) => Ok((casting(CastingState::Refused), Err(error))),
+            Err(error @ Unfulfilled::ForGood { .. }) => Ok((casting(CastingState::Refused), Err(error))),
             Err(error @ Unfulfilled::ForNow(_)) => Ok((casting(CastingState::Trying), Err(error))),
         }
     }

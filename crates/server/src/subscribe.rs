@@ -35,8 +35,13 @@ pub enum Unfulfilled {
     NotReady,
     /// It cannot be now, but may be later; the text of `protocol.md 7.3`.
     ForNow(String),
-    /// It cannot be; the text of `protocol.md 7.3`.
-    ForGood(String),
+    /// It cannot be.
+    ForGood {
+        /// The text of `protocol.md 7.3`.
+        message: String,
+        /// What the text does not say: causes with their remedies.
+        warnings: Vec<String>,
+    },
 }
 
 impl Unfulfilled {
@@ -46,7 +51,15 @@ impl Unfulfilled {
             Self::NotReady => {
                 "Unable to subscribe to changes: the database did not answer in time; it is tried again"
             }
-            Self::ForNow(text) | Self::ForGood(text) => text,
+            Self::ForNow(message) | Self::ForGood { message, .. } => message,
+        }
+    }
+
+    /// The `warnings` of the `system` event.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            Self::ForGood { warnings, .. } => warnings,
+            Self::NotReady | Self::ForNow(_) => &[],
         }
     }
 }
@@ -54,7 +67,10 @@ impl Unfulfilled {
 impl From<walcast_changes::SubscribeError> for Unfulfilled {
     fn from(error: walcast_changes::SubscribeError) -> Self {
         if error.is_final() {
-            Self::ForGood(error.to_string())
+            Self::ForGood {
+                message: error.to_string(),
+                warnings: error.warnings(),
+            }
         } else {
             Self::ForNow(error.to_string())
         }

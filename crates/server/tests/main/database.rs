@@ -157,8 +157,10 @@ async fn section_7_3_a_subscription_that_can_never_be_leaves_the_channel_joined(
     assert_eq!(status, "ok");
     let message = "Unable to subscribe to changes with given parameters. Please check Realtime is enabled for the \
         given connect parameters: [event: *, schema: public, table: nope, filters: [], select: nil]";
-    let system =
-        json!({"extension": "postgres_changes", "status": "error", "message": message, "channel": "a"});
+    let warning =
+        "there is no table public.nope; names are taken letter by letter, upper and lower case differ";
+    let system = json!({"extension": "postgres_changes", "status": "error", "message": message, "channel": "a",
+        "warnings": [warning]});
     socket
         .expect(json!(["1", null, "realtime:a", "system", system]))
         .await;
@@ -180,6 +182,7 @@ async fn section_15_1_a_join_that_waits_fails_at_once_when_it_never_can_succeed(
     let reason = response["reason"].as_str().unwrap();
     let beginning = "RealtimeDisabledForConfiguration: Unable to subscribe to changes with given parameters.";
     assert!(status == "error" && reason.starts_with(beginning), "{reason}");
+    assert!(reason.contains("there is no table public.nope"), "{reason}");
     config["postgres_changes"][0]["table"] = json!("todos");
     let (status, _) = socket.join("realtime:a", "2", json!({"config": config})).await;
     assert_eq!(status, "ok");

@@ -6,6 +6,9 @@ use super::{Difference, deliberate, either_way};
 /// Decision 4.
 const WARNED: &str = "A subscription that cannot deliver is confirmed with warnings that say why.";
 
+/// Decision 21.
+const REASONED: &str = "The refusal of a table that is not offered says why it is not.";
+
 /// Decision 6.
 const WILDCARD: &str = "Only `*` is a wildcard in the names of schemas and tables.";
 
@@ -52,7 +55,7 @@ pub(super) const CHANGES: &[Difference] = &[
         WARNED,
         &[Says(
             r#""channel":"g2-pg-nopk"}"#,
-            r#""channel":"g2-pg-nopk","warnings":["table public.nopk has no primary key, so INSERT and UPDATE arrive without data: add one"]}"#,
+            r#""channel":"g2-pg-nopk","warnings":["table public.nopk has no primary key, so INSERT and UPDATE arrive without data: alter table public.nopk add column id bigint generated always as identity primary key"]}"#,
         )],
     ),
     deliberate(
@@ -60,7 +63,7 @@ pub(super) const CHANGES: &[Difference] = &[
         WARNED,
         &[Says(
             r#""channel":"g2-pg-nopk-full"}"#,
-            r#""channel":"g2-pg-nopk-full","warnings":["table public.g2_nopk_full has no primary key, so INSERT and UPDATE arrive without data: add one"]}"#,
+            r#""channel":"g2-pg-nopk-full","warnings":["table public.g2_nopk_full has no primary key, so INSERT and UPDATE arrive without data: alter table public.g2_nopk_full add column id bigint generated always as identity primary key"]}"#,
         )],
     ),
     deliberate(
@@ -70,7 +73,7 @@ pub(super) const CHANGES: &[Difference] = &[
             SaysTo(
                 "client-2",
                 r#""channel":"g2-pg-column-rights"}"#,
-                r#""channel":"g2-pg-column-rights","warnings":["role \"g2_nokey\" may not SELECT the primary key column id of public.g2_cols, so INSERT and UPDATE arrive without data: grant it"]}"#,
+                r#""channel":"g2-pg-column-rights","warnings":["role \"g2_nokey\" may not SELECT the primary key column id of public.g2_cols, so INSERT and UPDATE arrive without data: grant select (id) on public.g2_cols to g2_nokey"]}"#,
             ),
             SaysTo(
                 "client-3",
@@ -78,6 +81,79 @@ pub(super) const CHANGES: &[Difference] = &[
                 r#""channel":"g2-pg-column-rights","warnings":["role \"g2_nothing\" may not SELECT from public.g2_cols, so its changes arrive without data: grant select on public.g2_cols to g2_nothing"]}"#,
             ),
         ],
+    ),
+    deliberate(
+        &["join-legacy"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-join-legacy"}"#,
+            r#""channel":"g2-join-legacy","warnings":["publication supabase_realtime has no table of schema g2-join-legacy; add the tables whose changes are wanted"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-error-unknown-table"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-pg-error-unknown-table"}"#,
+            r#""channel":"g2-pg-error-unknown-table","warnings":["there is no table public.no_such_table; names are taken letter by letter, upper and lower case differ"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-error-one-of-two"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-pg-error-one-of-two"}"#,
+            r#""channel":"g2-pg-error-one-of-two","warnings":["there is no table public.no_such_table; names are taken letter by letter, upper and lower case differ"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-error-v1.v1"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-pg-error-v1-v1"}"#,
+            r#""channel":"g2-pg-error-v1-v1","warnings":["there is no table public.no_such_table; names are taken letter by letter, upper and lower case differ"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-error-case-table"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-pg-error-case-table"}"#,
+            r#""channel":"g2-pg-error-case-table","warnings":["there is no table public.Todos; schema \"public\", table \"todos\" is published and is spelt nearly so"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-first-subscriber"],
+        REASONED,
+        &[Says(
+            r#""channel":"g2-pg-first-subscriberb"}"#,
+            r#""channel":"g2-pg-first-subscriberb","warnings":["there is no table public.nosuch; names are taken letter by letter, upper and lower case differ"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-like-wildcard"],
+        REASONED,
+        &[SaysTo(
+            "client-2",
+            r#""channel":"g2-pg-like-wildcardp"}"#,
+            r#""channel":"g2-pg-like-wildcardp","warnings":["there is no table public.my%table; names are taken letter by letter, upper and lower case differ"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-quoted.v1"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-quoted-v1"}"#,
+            r#""channel":"g2-pg-quoted-v1","warnings":["the filter needs Mixed Col of g.Odd Name, which a deleted row does not carry, so no DELETE passes it: alter table g.\"Odd Name\" replica identity full","the filter needs sp ace of g.Odd Name, which a deleted row does not carry, so no DELETE passes it: alter table g.\"Odd Name\" replica identity full"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-error-like-varchar"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-error-like-varchar"}"#,
+            r#""channel":"g2-pg-error-like-varchar","warnings":["the filter needs v of public.g2_filt, which a deleted row does not carry, so no DELETE passes it: alter table public.g2_filt replica identity full"]}"#,
+        )],
     ),
     deliberate(
         &["pg-types-all", "pg-types-all.v1", "pg-types-full-all.v1"],
