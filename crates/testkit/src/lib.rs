@@ -1,4 +1,4 @@
-//! Throwaway Postgres for tests: one cluster a test process, one database a test.
+//! Throwaway Postgres for tests, one cluster a test process, one database a test; and throwaway Redis.
 //!
 //! [`Postgres::shared`] is the cluster of the process, started when it is first asked for; [`Postgres::start`] is one
 //! of the test's own, for what would disturb others: restarts, settings, authentication. Either way a test works in a
@@ -12,9 +12,11 @@
 mod database;
 mod keeper;
 mod postgres;
+mod redis;
 mod until;
 
 pub use database::Database;
 pub use postgres::Postgres;
+pub use redis::Redis;
 pub use until::until;
 pub use walcast_postgres::{Options, Port, Tls};

@@ -1,0 +1,101 @@
+//! A node's place among the others.
+
+use crate::bus::Bus;
+use crate::config::{Config, RedisConfig};
+use crate::lease::Leases;
+use crate::memory::{MemoryBus, MemoryLeases, Wire};
+use crate::node::NodeId;
+use crate::redis::bus::RedisBus;
+use crate::redis::dial::{ConnectError, Dial};
+use crate::redis::health::Health;
+use crate::redis::keys::Keys;
+use crate::redis::lease::RedisLeases;
+use crate::redis::link::Link;
+use std::fmt;
+use std::sync::Arc;
+
+/// The nodes of one process. For tests of several nodes without Redis.
+#[derive(Clone, Default)]
+pub struct Hub {
+    wire: Arc<Wire>,
+    leases: Arc<MemoryLeases>,
+}
+
+/// What a node shares with the others.
+pub struct Cluster {
+    node: NodeId,
+    bus: Arc<dyn Bus>,
+    leases: Leases,
+}
+
+impl fmt::Debug for Cluster {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Cluster")
+            .field("node", &self.node)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Cluster {
+    /// Takes its place: through Redis if one is configured, else alone. Must be called within a tokio runtime.
+    ///
+    /// # Errors
+    /// Redis cannot be reached now, refuses the login, or cannot be used as it is. Once this has returned, a Redis that
+    /// goes away is waited for.
+    pub async fn join(config: &Config) -> Result<Self, ConnectError> {
+        match &config.redis {
+            Some(redis) => Self::through_redis(redis).await,
+            None => Ok(Self::in_memory(&Hub::default())),
+        }
+    }
+
+    /// A node among those of a process.
+    #[must_use]
+    pub fn in_memory(hub: &Hub) -> Self {
+        let node = NodeId::random();
+        let leases: Arc<MemoryLeases> = Arc::clone(&hub.leases);
+        Self {
+            node,
+            bus: Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node)),
+            leases: Leases::new(leases),
+        }
+    }
+
+    async fn through_redis(config: &RedisConfig) -> Result<Self, ConnectError> {
+        let node = NodeId::random();
+        let dial = Dial::new(config)?;
+        dial.probe().await?;
+        let keys = Keys::new(config);
+        let health = Arc::new(Health::new());
+        let link = Arc::new(Link::start(dial.clone(), Arc::clone(&health)));
+        let mut events = health.events();
+        let leases = RedisLeases::new(Arc::clone(&link), keys.clone());
+        let bus = RedisBus::start(node, dial, keys, link, health);
+        // The first event is that of being connected; a Redis that went away meanwhile is waited for.
+        while !bus.is_connected() && events.recv().await.is_ok() {}
+        Ok(Self {
+            node,
+            bus: Arc::new(bus),
+            leases: Leases::new(Arc::new(leases)),
+        })
+    }
+
+    /// This node.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Publish and subscribe.
+    #[must_use]
+    pub fn bus(&self) -> &Arc<dyn Bus> {
+        &self.bus
+    }
+
+    /// What only one node may do at a time.
+    #[must_use]
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+}
