@@ -3,7 +3,7 @@
 use crate::bus::Bus;
 use crate::config::{Config, RedisConfig};
 use crate::lease::Leases;
-use crate::memory::{MemoryBus, MemoryLeases, Wire};
+use crate::memory::{MemoryBus, MemoryLeases, MemoryStreams, Wire};
 use crate::node::NodeId;
 use crate::redis::bus::RedisBus;
 use crate::redis::dial::{ConnectError, Dial};
@@ -11,6 +11,8 @@ use crate::redis::health::Health;
 use crate::redis::keys::Keys;
 use crate::redis::lease::RedisLeases;
 use crate::redis::link::Link;
+use crate::redis::stream::RedisStreams;
+use crate::stream::Streams;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +21,7 @@ use std::sync::Arc;
 pub struct Hub {
     wire: Arc<Wire>,
     leases: Arc<MemoryLeases>,
+    streams: Arc<MemoryStreams>,
 }
 
 /// What a node shares with the others.
@@ -26,6 +29,7 @@ pub struct Cluster {
     node: NodeId,
     bus: Arc<dyn Bus>,
     leases: Leases,
+    streams: Arc<dyn Streams>,
 }
 
 impl fmt::Debug for Cluster {
@@ -59,6 +63,7 @@ impl Cluster {
             node,
             bus: Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node)),
             leases: Leases::new(leases),
+            streams: Arc::<MemoryStreams>::clone(&hub.streams),
         }
     }
 
@@ -71,6 +76,7 @@ impl Cluster {
         let link = Arc::new(Link::start(dial.clone(), Arc::clone(&health)));
         let mut events = health.events();
         let leases = RedisLeases::new(Arc::clone(&link), keys.clone());
+        let streams = RedisStreams::new(Arc::clone(&link), dial.clone(), keys.clone());
         let bus = RedisBus::start(node, dial, keys, link, health);
         // The first event is that of being connected; a Redis that went away meanwhile is waited for.
         while !bus.is_connected() && events.recv().await.is_ok() {}
@@ -78,6 +84,7 @@ impl Cluster {
             node,
             bus: Arc::new(bus),
             leases: Leases::new(Arc::new(leases)),
+            streams: Arc::new(streams),
         })
     }
 
@@ -97,5 +104,11 @@ impl Cluster {
     #[must_use]
     pub fn leases(&self) -> &Leases {
         &self.leases
+    }
+
+    /// What one node writes and others read in order.
+    #[must_use]
+    pub fn streams(&self) -> &Arc<dyn Streams> {
+        &self.streams
     }
 }

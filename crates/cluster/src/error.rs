@@ -14,4 +14,20 @@ pub enum ClusterError {
     /// Redis answered with something else than was asked for.
     #[error("Redis answered with {0}; does something else use keys under WALCAST_REDIS_PREFIX?")]
     Malformed(String),
+    /// More bytes than travel in one piece.
+    #[error("{what} of {bytes} bytes is above the limit of {limit_bytes}; send less at once")]
+    TooLong {
+        /// What is too long.
+        what: &'static str,
+        /// Its length.
+        bytes: usize,
+        /// The most there may be.
+        limit_bytes: usize,
+    },
+    /// A newer holder of the lease has written already.
+    #[error("the lease with token {token} was lost to another holder; acquire it again before writing")]
+    Fenced {
+        /// The token that is too old.
+        token: u64,
+    },
 }

@@ -17,6 +17,7 @@ mod lease;
 mod memory;
 mod node;
 mod redis;
+mod stream;
 
 pub use crate::redis::dial::ConnectError;
 pub use bus::{Bus, BusStats, Event, Listener, PublishError, Received, Subscription};
@@ -26,3 +27,4 @@ pub use envelope::{EnvelopeError, MAX_PAYLOAD_BYTES, open, seal};
 pub use error::ClusterError;
 pub use lease::{Attempt, Lease, Leases, MIN_TTL};
 pub use node::{NodeId, NotANode};
+pub use stream::{Bound, Entry, From, MAX_ENTRY_BYTES, Position, Read, Reader, Streams};

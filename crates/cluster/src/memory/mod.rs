@@ -2,6 +2,8 @@
 
 mod bus;
 mod lease;
+mod stream;
 
 pub(crate) use bus::{MemoryBus, Wire};
 pub(crate) use lease::MemoryLeases;
+pub(crate) use stream::{MemoryStreams, check_length};

@@ -38,6 +38,11 @@ impl Keys {
     pub(crate) fn fence(&self, name: &str) -> String {
         format!("{}lease:{{{name}}}:token", self.prefix)
     }
+
+    /// A stream.
+    pub(crate) fn stream(&self, name: &str) -> String {
+        format!("{}stream:{{{name}}}", self.prefix)
+    }
 }
 
 #[cfg(test)]

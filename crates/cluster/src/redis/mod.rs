@@ -8,4 +8,5 @@ pub(crate) mod keys;
 pub(crate) mod lease;
 pub(crate) mod link;
 mod publisher;
+pub(crate) mod stream;
 mod subscriber;

@@ -8,6 +8,7 @@ mod faults;
 mod fleet;
 mod lease;
 mod login;
+mod stream;
 
 use fleet::{Fleet, Kind};
 use libtest_mimic::{Arguments, Trial};
@@ -62,10 +63,10 @@ fn main() {
 
 /// What holds however nodes share.
 fn shared() -> Vec<Case<Fleet>> {
-    [bus::shared(), lease::shared()].concat()
+    [bus::shared(), lease::shared(), stream::shared()].concat()
 }
 
 /// What can be wrong with a Redis.
 fn of_redis() -> Vec<Case<()>> {
-    [faults::all(), lease::of_redis(), login::all()].concat()
+    [faults::all(), lease::of_redis(), login::all(), stream::of_redis()].concat()
 }
