@@ -70,6 +70,12 @@ impl Socket {
                 claims,
                 checked,
             } => self.finish_write_check(&topic, generation, &claims, checked),
+            Done::TrackChecked {
+                topic,
+                generation,
+                claims,
+                checked,
+            } => self.finish_track_check(&topic, generation, &claims, checked),
             Done::Stored {
                 topic,
                 generation,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use walcast_protocol::Ref;
 
+use crate::attend::Attendance;
 use crate::outbox::Gate;
 use crate::private::Private;
 use crate::relay::Relay;
@@ -35,6 +36,8 @@ pub struct Channel {
     pub lease: Lease,
     /// Its part in the room.
     pub relay: Relay,
+    /// Its part in presence.
+    pub attendance: Attendance,
     /// What is known of its rights; none for a public channel.
     pub private: Option<Box<Private>>,
     /// Its part in the change stream, if it asked for one. Boxed: most channels have none.

@@ -105,6 +105,8 @@ pub struct Config {
     pub socket: SocketConfig,
     /// Joins.
     pub join: JoinConfig,
+    /// Presence.
+    pub presence: walcast_presence::Options,
     /// Shutdown.
     pub drain: DrainConfig,
     /// Filter directives for the log.
@@ -251,6 +253,23 @@ impl Config {
                     0,
                     60_000,
                 )?,
+            },
+            presence: walcast_presence::Options {
+                window: duration(
+                    "WALCAST_PRESENCE_WINDOW_MS",
+                    &options.presence_window_ms,
+                    10,
+                    0,
+                    60_000,
+                )?,
+                max_topic_bytes: 1000
+                    * number(
+                        "WALCAST_PRESENCE_TOPIC_KB",
+                        &options.presence_topic_kb,
+                        8_000_usize,
+                        1,
+                        1_000_000,
+                    )?,
             },
             drain: DrainConfig {
                 spread: duration(

@@ -14,6 +14,7 @@ use walcast_protocol::{
     BindingEntry, ErrorCode, Frame, JoinPayload, Outlet, Ref, TokenChoice, Version, join_response,
 };
 
+use crate::attend::Attendance;
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
 use crate::outbox::{End, Gate, close_code};
 use crate::private::{self, Private};
@@ -152,6 +153,9 @@ impl Attempt {
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let history = replay.is_some().then(Arc::<Replay>::default);
         let relay = self.relay(&payload, private.as_deref(), history.clone());
+        let presence = payload.config.as_ref().map(|config| &config.presence);
+        let key = presence.and_then(|presence| presence.key.as_deref());
+        let attendance = Attendance::new(key, self.is_with_presence(&payload));
         let replayed = match (replay, history) {
             (Some(range), Some(history)) => self.replay(range, &history).await?,
             _ => Vec::new(),
@@ -163,6 +167,7 @@ impl Attempt {
             credentials,
             lease,
             relay,
+            attendance,
             private,
             casting: casting.map(Box::new),
         };
@@ -303,11 +308,11 @@ impl Attempt {
         credentials: &Credentials,
         replays: bool,
     ) -> Result<Option<Box<Private>>, Refused> {
-        let Some(config) = payload.config.as_ref().filter(|config| config.private) else {
+        if !payload.config.as_ref().is_some_and(|config| config.private) {
             return Ok(None);
-        };
+        }
         let asked = private::asked(&self.topic, &credentials.claims, &self.headers);
-        let with_presence = config.presence.enabled;
+        let with_presence = self.is_with_presence(payload);
         let read = private::read_rights(&self.server, &asked, with_presence)
             .await
             .and_then(|read| read.required(&asked))
@@ -346,7 +351,8 @@ impl Attempt {
             version: self.version,
             outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
             reads: private.is_none_or(|private| private.rights.broadcast.read == Some(true)),
-            hears_presence: false,
+            // Who is told the state hears from then on.
+            hears_presence: private.is_none() && !self.is_with_presence(payload),
             replay: history,
         };
         Relay {
@@ -354,6 +360,15 @@ impl Attempt {
             ack: config.is_some_and(|config| config.broadcast.ack),
             own: config.is_some_and(|config| config.broadcast.own),
         }
+    }
+
+    /// Whether the client asked for presence, or the server has it for everybody (`protocol.md 6.3`).
+    fn is_with_presence(&self, payload: &JoinPayload) -> bool {
+        let asked = payload
+            .config
+            .as_ref()
+            .is_some_and(|config| config.presence.enabled);
+        asked || self.server.config.limits.presence_for_all
     }
 
     fn entries(&self, payload: &JoinPayload) -> Vec<BindingEntry> {

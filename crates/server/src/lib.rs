@@ -13,6 +13,7 @@
 
 pub mod accept;
 pub mod api;
+pub mod attend;
 pub mod authorize;
 mod casting;
 pub mod channel;
@@ -37,6 +38,7 @@ pub mod options;
 pub mod outbox;
 pub mod persist;
 mod policy_headers;
+mod presence_figures;
 pub mod private;
 pub mod rate;
 mod relay;

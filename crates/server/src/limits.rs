@@ -1,12 +1,14 @@
 //! The quotas of `protocol.md 9`: off unless configured, except the size of a payload.
 
+use std::time::Duration;
+
 use clap::Args;
 use metrics::counter;
 use walcast_broadcast::Rooms;
 use walcast_changes::Meter;
 
 use crate::rate::{Rate, Turn};
-use crate::setting::{ConfigError, boolean, limit, number};
+use crate::setting::{ConfigError, boolean, duration, limit, number};
 
 /// What the command line and the environment may say of quotas, as raw text.
 #[derive(Args, Clone, Default)]
@@ -51,6 +53,39 @@ pub struct LimitOptions {
         value_name = "KB"
     )]
     pub max_payload_kb: Option<String>,
+    /// Presence messages tracked and delivered a second, on average; above it channels that track or join with presence
+    /// are closed [default: no limit]
+    #[arg(
+        long,
+        env = "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub max_presence_events_per_second: Option<String>,
+    /// Presence calls of one channel within CLIENT_PRESENCE_WINDOW_MS; one more closes it [default: no limit]
+    #[arg(
+        long,
+        env = "CLIENT_PRESENCE_MAX_CALLS",
+        hide_env_values = true,
+        value_name = "COUNT"
+    )]
+    pub client_presence_max_calls: Option<String>,
+    /// The time in which they are counted [default: 30000]
+    #[arg(
+        long,
+        env = "CLIENT_PRESENCE_WINDOW_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub client_presence_window_ms: Option<String>,
+    /// Tell every channel who is present, whether it asks for it or not [default: false]
+    #[arg(
+        long,
+        env = "WALCAST_PRESENCE_ENABLED",
+        hide_env_values = true,
+        value_name = "BOOL"
+    )]
+    pub presence_enabled: Option<String>,
     /// Refuse public channels [default: false]
     #[arg(
         long,
@@ -74,8 +109,23 @@ pub struct Limits {
     pub events_per_second: Option<usize>,
     /// Size of a payload by the measure of `protocol.md 5.5`.
     pub max_payload_bytes: usize,
+    /// Average presence messages a second.
+    pub presence_events_per_second: Option<usize>,
+    /// Presence calls of one channel.
+    pub presence_calls: Option<PresenceCalls>,
+    /// Whether channels have presence that do not ask for it (`protocol.md 6.3`).
+    pub presence_for_all: bool,
     /// Whether public channels are refused.
     pub private_only: bool,
+}
+
+/// So many presence calls of a channel within a time (`protocol.md 6.5`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PresenceCalls {
+    /// Calls.
+    pub calls: u32,
+    /// From the first of them.
+    pub window: Duration,
 }
 
 /// What a payload may have beyond the configured size (`protocol.md 5.5`).
@@ -94,9 +144,30 @@ impl Limits {
             joins_per_second: limit("TENANT_MAX_JOINS_PER_SECOND", &options.max_joins_per_second)?,
             events_per_second: limit("TENANT_MAX_EVENTS_PER_SECOND", &options.max_events_per_second)?,
             max_payload_bytes: payload_kb * 1000 + PAYLOAD_TOLERANCE_BYTES,
+            presence_events_per_second: limit(
+                "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
+                &options.max_presence_events_per_second,
+            )?,
+            presence_calls: presence_calls(options)?,
+            presence_for_all: boolean("WALCAST_PRESENCE_ENABLED", &options.presence_enabled, false)?,
             private_only: boolean("WALCAST_PRIVATE_ONLY", &options.private_only, false)?,
         })
     }
+}
+
+fn presence_calls(options: &LimitOptions) -> Result<Option<PresenceCalls>, ConfigError> {
+    let window = duration(
+        "CLIENT_PRESENCE_WINDOW_MS",
+        &options.client_presence_window_ms,
+        30_000,
+        1,
+        86_400_000,
+    )?;
+    let calls = limit("CLIENT_PRESENCE_MAX_CALLS", &options.client_presence_max_calls)?;
+    Ok(calls.map(|calls| PresenceCalls {
+        calls: u32::try_from(calls).unwrap_or(u32::MAX),
+        window,
+    }))
 }
 
 /// What is counted a second.
@@ -109,6 +180,8 @@ pub struct Rates {
     pub requests: Rate,
     /// Subscriptions that matched a change, each change.
     pub changes: Rate,
+    /// Presences tracked, states sent, and each delivery of a diff.
+    pub presence: Rate,
 }
 
 impl Meter for Rates {
@@ -130,6 +203,7 @@ impl Rates {
             joins: Rate::new(limits.joins_per_second),
             requests: Rate::new(limits.events_per_second),
             changes: Rate::new(limits.events_per_second),
+            presence: Rate::new(limits.presence_events_per_second),
         }
     }
 
@@ -155,6 +229,11 @@ impl Rates {
                 &self.changes,
                 "TENANT_MAX_EVENTS_PER_SECOND",
                 "MessagePerSecondRateLimitReached",
+            ),
+            (
+                &self.presence,
+                "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
+                "PresenceRateLimitReached",
             ),
         ];
         for (rate, variable, code) in all {

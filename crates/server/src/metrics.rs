@@ -55,6 +55,10 @@ pub struct Metrics {
     pub broadcasts_received: Counter,
     /// Frames of broadcasts handed to members.
     pub broadcasts_sent: Counter,
+    /// Channels that track something.
+    pub presences: Gauge,
+    /// Frames of presence diffs handed to members.
+    pub presence_diffs_sent: Counter,
 }
 
 impl Metrics {
@@ -71,6 +75,8 @@ impl Metrics {
             slow_readers: counter!("walcast_slow_reader_closes_total"),
             broadcasts_received: counter!("walcast_broadcasts_received_total"),
             broadcasts_sent: counter!("walcast_broadcasts_sent_total"),
+            presences: gauge!("walcast_presences"),
+            presence_diffs_sent: counter!("walcast_presence_diffs_sent_total"),
         }
     }
 }
@@ -109,6 +115,11 @@ pub fn channel_closed(code: &'static str) {
 /// Counts a broadcast that was not relayed; `cause` is one of a fixed set.
 pub fn broadcast_refused(cause: &str) {
     counter!("walcast_broadcasts_refused_total", "cause" => cause.to_owned()).increment(1);
+}
+
+/// Counts a presence call that was refused, by the code of the reason.
+pub fn presence_refused(code: &'static str) {
+    counter!("walcast_presence_refused_total", "code" => code).increment(1);
 }
 
 /// Counts a request to the HTTP API that came to nothing, by the code of the reason.
@@ -180,6 +191,15 @@ fn describe() {
     describe_counter!(
         "walcast_broadcasts_refused_total",
         "Broadcasts not relayed, by cause"
+    );
+    describe_gauge!("walcast_presences", "Channels that track a presence");
+    describe_counter!(
+        "walcast_presence_diffs_sent_total",
+        "Frames of presence diffs handed to members"
+    );
+    describe_counter!(
+        "walcast_presence_refused_total",
+        "Presence calls answered with an error, by code"
     );
     describe_counter!(
         "walcast_limits_exceeded_total",

@@ -248,6 +248,23 @@ pub struct Options {
     )]
     pub drain_timeout_ms: Option<String>,
 
+    /// Presence changes of a channel within this time travel as one message; 0 = each by itself [default: 10]
+    #[arg(
+        long,
+        env = "WALCAST_PRESENCE_WINDOW_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub presence_window_ms: Option<String>,
+    /// What may be tracked on one channel, keys and payloads together, in units of 1000 bytes [default: 8000]
+    #[arg(
+        long,
+        env = "WALCAST_PRESENCE_TOPIC_KB",
+        hide_env_values = true,
+        value_name = "KB"
+    )]
+    pub presence_topic_kb: Option<String>,
+
     /// What to log: a level, or tracing directives [default: info]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]
     pub log_level: Option<String>,

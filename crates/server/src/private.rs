@@ -22,7 +22,7 @@ use crate::token::Claims;
 pub struct Private {
     /// What is known of its rights.
     pub rights: Rights,
-    /// Whether the channel joined with presence: then reading it is checked too.
+    /// Whether the channel joined with presence, or has tracked: then reading it is checked too.
     pub with_presence: bool,
     /// Messages that wait for a check, while one is under way.
     pub waiting: Option<Vec<Message>>,
@@ -50,6 +50,14 @@ pub(crate) async fn read_rights(
     } else {
         Extensions::Broadcast
     };
+    check_read(server, asked, extensions).await
+}
+
+async fn check_read(
+    server: &Server,
+    asked: &Asked,
+    extensions: Extensions,
+) -> Result<ReadRights, RightsError> {
     let checked = async {
         let authorizer = server.prepared_authorizer().await;
         authorizer.read(asked, extensions).await
@@ -87,6 +95,20 @@ pub(crate) async fn write_rights(server: &Server, asked: &Asked) -> Result<Write
         .inspect_err(|error| heed(server, error))
 }
 
+/// Asks what may be said, and before that what may be heard of presence, if that is not known.
+async fn track_rights(
+    server: &Server,
+    asked: &Asked,
+    asks_to_read: bool,
+) -> Result<(Option<ReadRights>, WriteRights), RightsError> {
+    let read = if asks_to_read {
+        Some(check_read(server, asked, Extensions::Presence).await?)
+    } else {
+        None
+    };
+    Ok((read, write_rights(server, asked).await?))
+}
+
 /// Whether a message may go on.
 pub(crate) enum Leave {
     /// It may.
@@ -120,6 +142,93 @@ impl Socket {
                 self.work.push(work);
                 Leave::Asked
             }
+        }
+    }
+
+    /// Whether the channel may track, with what it may hear of presence. If that is not known yet it is asked, and the
+    /// message waits.
+    pub(crate) fn may_track(&mut self, topic: &str, message: &Message) -> Leave {
+        let Some((topic, slot)) = self.topics.get_key_value(topic) else {
+            return Leave::Denied;
+        };
+        let (topic, generation) = (Arc::clone(topic), slot.generation);
+        let Some(channel) = self.channel(&topic) else {
+            return Leave::Denied;
+        };
+        let Some(private) = &mut channel.private else {
+            return Leave::Granted;
+        };
+        let reads = private.rights.presence.read;
+        match (reads, private.rights.presence.write) {
+            (Some(_), Some(true)) => return Leave::Granted,
+            (Some(_), Some(false)) => return Leave::Denied,
+            (None, _) | (_, None) => {}
+        }
+        private.waiting = Some(vec![message.clone()]);
+        let claims = Arc::clone(&channel.credentials.claims);
+        let server = Arc::clone(&self.server);
+        let asked = asked(&topic, &claims, &self.headers);
+        self.work.push(Box::pin(async move {
+            let checked = track_rights(&server, &asked, reads.is_none()).await;
+            Done::TrackChecked {
+                topic,
+                generation,
+                claims,
+                checked,
+            }
+        }));
+        Leave::Asked
+    }
+
+    /// A check for a `track` is over: what waited for it goes on.
+    pub(crate) fn finish_track_check(
+        &mut self,
+        topic: &Arc<str>,
+        generation: u64,
+        claims: &Arc<Claims>,
+        checked: Result<(Option<ReadRights>, WriteRights), RightsError>,
+    ) {
+        self.full_backlog.take_if(|full| *full == generation);
+        let (server, headers, version) = (Arc::clone(&self.server), Arc::clone(&self.headers), self.version);
+        let Some(channel) = self.channel_of(topic, generation) else {
+            return;
+        };
+        let is_current = Arc::ptr_eq(claims, &channel.credentials.claims);
+        let Some(private) = &mut channel.private else {
+            return;
+        };
+        let mut waiting = private.waiting.take().unwrap_or_default();
+        match checked {
+            // It was asked for a token that is no longer the channel's: the first message asks again.
+            _ if !is_current => {}
+            Ok((read, write)) => {
+                private.rights.learn_write(&write);
+                if let Some(read) = read {
+                    private.rights.learn_read(read);
+                    private.with_presence = true;
+                    channel.hear_presence(&server.presences, version);
+                }
+                if let Err(denied) = write.presence_required(&asked(topic, claims, &headers)) {
+                    tracing::info!(code = denied.code().as_str(), %denied, "presences of a channel are refused");
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    code = error.code().as_str(),
+                    topic = &**topic,
+                    cause = %error,
+                    "a presence was refused: the right to track it could not be checked"
+                );
+                metrics::presence_refused(error.code().as_str());
+                // The one that asked; those behind it ask again.
+                if !waiting.is_empty() {
+                    let refused = waiting.remove(0);
+                    self.refuse_track(topic, &refused);
+                }
+            }
+        }
+        for message in waiting {
+            self.route(message);
         }
     }
 
@@ -206,7 +315,7 @@ impl Socket {
         checked: Result<ReadRights, RightsError>,
     ) {
         self.full_backlog.take_if(|full| *full == generation);
-        let headers = Arc::clone(&self.headers);
+        let (server, headers, version) = (Arc::clone(&self.server), Arc::clone(&self.headers), self.version);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -217,6 +326,8 @@ impl Socket {
             tracing::warn!(code = error.code().as_str(), topic = &**topic, cause = %error, "channel closed");
             metrics::channel_closed(error.code().as_str());
             self.close_channel(topic, &error.refresh_message(sub_topic(topic)));
+        } else {
+            channel.hear_presence(&server.presences, version);
         }
         for message in waiting {
             self.route(message);

@@ -89,6 +89,13 @@ pub(crate) enum Done {
         claims: Arc<Claims>,
         checked: Result<WriteRights, RightsError>,
     },
+    /// What a private channel may do with presence: to read it, if that was not known, and what it may say.
+    TrackChecked {
+        topic: Arc<str>,
+        generation: u64,
+        claims: Arc<Claims>,
+        checked: Result<(Option<ReadRights>, WriteRights), RightsError>,
+    },
     /// A broadcast that was to be stored.
     Stored {
         topic: Arc<str>,
@@ -160,8 +167,7 @@ impl Socket {
         let event = match event {
             "access_token" if self.refresh_token(topic, &message.payload) => return,
             "broadcast" => return self.relay(topic, message),
-            // Not served yet; no reply is honest, an ok would not be.
-            "presence" => "presence",
+            "presence" => return self.attend(topic, message),
             _ => {
                 self.server.rates.events.count(1);
                 "other"
@@ -310,7 +316,8 @@ impl Socket {
         }
     }
 
-    /// Wire order: reply, close of the replaced channel, `system`, then what the gate held (`protocol.md 3.5`).
+    /// Wire order: reply, close of the replaced channel, `system`, `presence_state`, then what the gate held
+    /// (`protocol.md 3.5`).
     fn accept_join(&mut self, topic: &Arc<str>, generation: u64, joining: Joining, accepted: Accepted) {
         self.server.metrics.joins_ok.increment(1);
         self.server.metrics.channels.increment(1.0);
@@ -348,6 +355,7 @@ impl Socket {
         if awaits_replication {
             self.await_replication(topic, generation);
         }
+        self.introduce(topic, generation);
         joining.gate.open();
         joining
             .backlog

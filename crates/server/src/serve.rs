@@ -9,11 +9,13 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::net::TcpListener;
+use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_broadcast::Rooms;
 use walcast_changes::{Changes, Meter, Status};
 use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
+use walcast_presence::Presences;
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
@@ -22,6 +24,7 @@ use crate::http::{self, Readiness};
 use crate::limits::Rates;
 use crate::metrics::{self, Metrics, RecorderTaken};
 use crate::persist::Withheld;
+use crate::presence_figures::PresenceFigures;
 use crate::rate;
 use crate::shutdown::{drain, within};
 use crate::sockets::Sockets;
@@ -67,6 +70,8 @@ pub struct Server {
     pub sockets: Arc<Sockets>,
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
+    /// Who is present where.
+    pub presences: Arc<Presences>,
     /// What the stream brought just now.
     pub recent_rows: RecentRows,
     /// Stored messages under way.
@@ -206,14 +211,26 @@ pub async fn run_with(
     }
     let recorder = metrics::recorder()?;
     let rates = Arc::new(Rates::new(&config.limits));
+    let metrics = Metrics::new();
+    let rooms = Arc::<Rooms>::default();
+    let presences = Presences::new(
+        Arc::clone(&rooms),
+        config.presence,
+        Arc::new(PresenceFigures {
+            rates: Arc::clone(&rates),
+            metrics: metrics.clone(),
+        }),
+        Handle::current(),
+    );
     let server = Arc::new(Server {
         config,
         rates,
         sockets: Arc::default(),
-        rooms: Arc::default(),
+        rooms,
+        presences,
         recent_rows: RecentRows::default(),
         withheld: Withheld::default(),
-        metrics: Metrics::new(),
+        metrics,
         recorder,
         prepared: watch::Sender::new(None),
     });

@@ -8,6 +8,7 @@ mod changes;
 mod http;
 mod joins;
 mod not_yet;
+mod presence;
 mod tools;
 
 use crate::transcript::{Answer, Case, Event, Incoming};
@@ -99,6 +100,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Difference> {
         broadcasts::BROADCASTS,
         changes::CHANGES,
         http::HTTP,
+        presence::PRESENCE,
         tools::TOOLS,
         not_yet::NOT_YET,
     ]

@@ -20,6 +20,9 @@ use crate::transcript::{Ending, Outgoing, Request, folder};
 /// Longer than anything here may take on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Longer than a join takes, so that a channel which joins anew comes before its end is told.
+const PRESENCE_WINDOW_MS: &str = "100";
+
 /// The table by which the replay sees how far the stream is.
 pub(crate) const PASSED: &str = "golden_passed";
 
@@ -39,6 +42,7 @@ impl Walcast {
             ("METRICS_JWT_SECRET", SECRET),
             ("DATABASE_URL", &*url),
             ("CONNECT_ERROR_BACKOFF_MS", "0"),
+            ("WALCAST_PRESENCE_WINDOW_MS", PRESENCE_WINDOW_MS),
         ];
         let settings = settings.iter().map(|(name, value)| (*name, &**value));
         let options = Options::from_environment(given.into_iter().chain(settings)).unwrap();

@@ -11,13 +11,23 @@ use crate::transcript::{Event, Step};
 pub(crate) type Settings = Vec<(&'static str, String)>;
 
 /// Fields of a tenant, and the variables that say the same.
-const VARIABLES: [(&str, &str); 6] = [
+const VARIABLES: [(&str, &str); 10] = [
     ("max_concurrent_users", "TENANT_MAX_CONCURRENT_USERS"),
     ("max_channels_per_client", "TENANT_MAX_CHANNELS_PER_CLIENT"),
     ("max_joins_per_second", "TENANT_MAX_JOINS_PER_SECOND"),
     ("max_events_per_second", "TENANT_MAX_EVENTS_PER_SECOND"),
     ("max_payload_size_in_kb", "WALCAST_MAX_PAYLOAD_KB"),
     ("private_only", "WALCAST_PRIVATE_ONLY"),
+    ("presence_enabled", "WALCAST_PRESENCE_ENABLED"),
+    (
+        "max_presence_events_per_second",
+        "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
+    ),
+    (
+        "max_client_presence_events_per_window",
+        "CLIENT_PRESENCE_MAX_CALLS",
+    ),
+    ("client_presence_window_ms", "CLIENT_PRESENCE_WINDOW_MS"),
 ];
 
 /// Takes the requests that make the settings out of the beginning of a case.

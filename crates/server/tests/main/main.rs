@@ -26,6 +26,7 @@ mod joins;
 mod key_sets;
 mod limits;
 mod migrations;
+mod presence;
 mod private;
 mod replay;
 mod server;
