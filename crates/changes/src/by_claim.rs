@@ -199,7 +199,7 @@ impl ByClaim {
     }
 
     /// Calls `found` once for each listener that may see `row`; without a row, for each.
-    pub(crate) fn concerned(&self, row: Option<&dyn Row>, mut found: impl FnMut(&Arc<Listener>)) {
+    pub(crate) fn concerned<'a>(&'a self, row: Option<&dyn Row>, mut found: impl FnMut(&'a Arc<Listener>)) {
         let Some(row) = row else {
             self.everybody().for_each(found);
             return;

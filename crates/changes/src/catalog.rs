@@ -6,7 +6,8 @@
 //! memberships.
 
 use crate::binding::Pattern;
-use serde::Deserialize;
+use crate::scalar::Family;
+use serde::{Deserialize, Deserializer};
 use sqlx::postgres::PgRow;
 use sqlx::postgres::types::Oid;
 use sqlx::{PgPool, Row};
@@ -24,22 +25,21 @@ pub(crate) struct Attribute {
     pub(crate) shown_type: String,
     /// Patterns can be matched against it (`database.md 12`: `varchar` too).
     pub(crate) is_text: bool,
-    /// Whether two values are equal exactly when their text is: the type's `=` is byte equality of its output.
-    pub(crate) text_equality: TextEquality,
+    /// How its values are read, so that equal ones are found without asking.
+    pub(crate) family: Family,
+    /// The type's order is that of what is read; of text, that of its bytes.
+    pub(crate) is_ordered: bool,
+    /// Labels of an enum, in its order. Among themselves they keep it, whatever is added.
+    #[serde(deserialize_with = "shared")]
+    pub(crate) labels: Option<Arc<[String]>>,
+    /// `like` compares characters one by one.
+    pub(crate) is_plain_like: bool,
+    /// `ilike` takes `A` to `Z` for `a` to `z`, which no locale of its collation may change.
+    pub(crate) folds_ascii: bool,
 }
 
-/// How text of a column's type is compared for equality without asking Postgres.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum TextEquality {
-    /// Equal values have equal canonical text.
-    Bytes,
-    /// Digits may differ in trailing zeros.
-    Numeric,
-    /// Trailing blanks do not count.
-    Padded,
-    /// Only Postgres knows.
-    Ask,
+fn shared<'de, D: Deserializer<'de>>(source: D) -> Result<Option<Arc<[String]>>, D::Error> {
+    Ok(Option::<Vec<String>>::deserialize(source)?.map(Arc::from))
 }
 
 /// A primary key column and how to compare it.
@@ -92,17 +92,26 @@ select jsonb_build_object(
       'cast_type', format('%I.%I', t_ns.nspname, t.typname),
       'shown_type', format_type(a.atttypid, null),
       'is_text', base.typname in ('text', 'varchar', 'bpchar', 'name', 'citext'),
-      'text_equality', case
-        when base.typname in ('bool', 'int2', 'int4', 'int8', 'oid', 'uuid', 'date', 'time', 'timestamp',
-                              'bytea', 'name', 'char', 'macaddr', 'macaddr8', 'pg_lsn', 'xid8', 'inet', 'cidr', 'varbit', 'bit')
-          and base.typnamespace = 'pg_catalog'::regnamespace then 'bytes'
-        when base.typtype = 'e' then 'bytes'
-        when base.typname in ('text', 'varchar') and base.typnamespace = 'pg_catalog'::regnamespace
-          and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true) then 'bytes'
-        when base.typname in ('numeric', 'float4', 'float8') and base.typnamespace = 'pg_catalog'::regnamespace then 'numeric'
-        when base.typname = 'bpchar' and base.typnamespace = 'pg_catalog'::regnamespace
-          and coalesce((select l.collisdeterministic from pg_collation l where l.oid = a.attcollation), true) then 'padded'
-        else 'ask' end)
+      'family', case
+        when base.typtype = 'e' then 'text'
+        when base.typnamespace <> 'pg_catalog'::regnamespace then 'unknown'
+        when base.typname in ('text', 'varchar', 'name', 'bpchar') and not collated.is_deterministic then 'unknown'
+        when base.typname in ('text', 'varchar', 'name', 'uuid', 'bytea', 'char', 'macaddr', 'macaddr8', 'pg_lsn',
+                              'xid8', 'inet', 'cidr', 'varbit', 'bit') then 'text'
+        when base.typname = 'bpchar' then 'padded'
+        when base.typname in ('int2', 'int4', 'int8', 'oid') then 'whole'
+        when base.typname in ('bool', 'float4', 'float8', 'numeric', 'date', 'time', 'timestamp', 'timestamptz')
+          then base.typname::text
+        else 'unknown' end,
+      'is_ordered', base.typnamespace = 'pg_catalog'::regnamespace and (
+        base.typname in ('uuid', 'bytea', 'macaddr', 'macaddr8', 'int2', 'int4', 'int8', 'oid', 'bool', 'float4',
+                         'float8', 'numeric', 'date', 'time', 'timestamp', 'timestamptz')
+        or base.typname in ('text', 'varchar', 'name', 'bpchar') and collated.orders_bytes),
+      'labels', (select jsonb_agg(e.enumlabel order by e.enumsortorder) from pg_enum e where e.enumtypid = base.oid),
+      'is_plain_like', base.typnamespace = 'pg_catalog'::regnamespace
+        and base.typname in ('text', 'varchar', 'name', 'bpchar') and collated.is_deterministic
+        and getdatabaseencoding() = 'UTF8',
+      'folds_ascii', collated.folds_ascii)
       order by a.attnum)
     from pg_attribute a
     join pg_type t on t.oid = a.atttypid
@@ -115,6 +124,23 @@ select jsonb_build_object(
         from chain join pg_type b on b.oid = chain.typbasetype
         where chain.typtype = 'd' and chain.depth < 32)
       select * from chain order by depth desc limit 1) base on true
+    -- The type's collation, not the column's: a filter compares values, not columns (`database.md 2.6`). Unknown
+    -- providers and locales are taken for such that order and fold in ways of their own.
+    cross join lateral (
+      select coalesce(bool_and(l.collisdeterministic), true) as is_deterministic,
+        getdatabaseencoding() = 'UTF8'
+          and coalesce(bool_or(used.provider = 'b' or used.provider = 'c' and used.order_of in ('C', 'POSIX')), false)
+          as orders_bytes,
+        coalesce(bool_or(used.provider = 'b' or used.provider = 'c' and used.case_of in ('C', 'POSIX')), false)
+          as folds_ascii
+      from pg_collation l
+      cross join pg_database d
+      cross join lateral (
+        select case when l.collprovider = 'd' then coalesce(to_jsonb(d) ->> 'datlocprovider', 'c')
+                    else l.collprovider::text end as provider,
+               case when l.collprovider = 'd' then d.datcollate else l.collcollate end::text as order_of,
+               case when l.collprovider = 'd' then d.datctype else l.collctype end::text as case_of) used
+      where l.oid = t.typcollation and d.datname = current_database()) collated
     where a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped), '[]'::jsonb),
   'primary_key', coalesce((
     select jsonb_agg(jsonb_build_object(
@@ -265,6 +291,22 @@ pub(crate) async fn canonical(
 pub(crate) async fn array_length(pool: &PgPool, value: &str, cast_type: &str) -> Result<i32, sqlx::Error> {
     sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
         "select cardinality(($1::text)::{cast_type}[])"
+    )))
+    .bind(value)
+    .fetch_one(pool)
+    .await
+}
+
+/// The elements of the array literal `value`, read as an array of the scalar type `cast_type`, each as [`canonical`]
+/// prints it; `None` is NULL.
+pub(crate) async fn elements(
+    pool: &PgPool,
+    value: &str,
+    cast_type: &str,
+) -> Result<Vec<Option<String>>, sqlx::Error> {
+    sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "select array(select case when element is not null then format('%s', element) end \
+           from unnest(($1::text)::{cast_type}[]) as element)"
     )))
     .bind(value)
     .fetch_one(pool)

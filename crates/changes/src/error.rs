@@ -84,8 +84,10 @@ impl SubscribeError {
         let exception = match &error {
             sqlx::Error::Database(answer) => {
                 let code = answer.code().unwrap_or_default();
-                // Class 22 (data) and 42 (syntax, names, rights) are about the request; others are about the server.
-                (code.starts_with("22") || code.starts_with("42")).then(|| {
+                // Class 22 (data), 23 (the checks of a domain) and 42 (syntax, names, rights) are about the request;
+                // others are about the server.
+                let is_about_request = ["22", "23", "42"].iter().any(|class| code.starts_with(class));
+                is_about_request.then(|| {
                     let mut text = format!("ERROR {code} ({}) {}", condition_name(&code), answer.message());
                     let detail = answer
                         .try_downcast_ref::<sqlx::postgres::PgDatabaseError>()
@@ -133,6 +135,8 @@ fn condition_name(code: &str) -> &'static str {
         "22P02" => "invalid_text_representation",
         "22P03" => "invalid_binary_representation",
         "22P05" => "untranslatable_character",
+        "23502" => "not_null_violation",
+        "23514" => "check_violation",
         "42501" => "insufficient_privilege",
         "42601" => "syntax_error",
         "42602" => "invalid_name",

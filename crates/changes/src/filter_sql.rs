@@ -5,18 +5,18 @@ use crate::condition::TypedCondition;
 use crate::filter::Operator;
 use sqlx::PgPool;
 
-/// For each of `values` whether the condition is true; NULL counts as "does not match".
+/// For each of `values` what the condition is; `None` is NULL.
 pub(crate) async fn hold(
     pool: &PgPool,
     condition: &TypedCondition,
     values: &[&str],
-) -> Result<Vec<bool>, sqlx::Error> {
+) -> Result<Vec<Option<bool>>, sqlx::Error> {
     let statement = format!(
-        "select array_agg(({}) is true order by k.n) from unnest($1::text[]) with ordinality as k(v, n)",
+        "select array_agg(({}) order by k.n) from unnest($1::text[]) with ordinality as k(v, n)",
         expression(condition)
     );
     // The statement holds only an operator and a type's name as the catalog quotes it; values are parameters.
-    let holds: Option<Vec<bool>> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
+    let holds: Option<Vec<Option<bool>>> = sqlx::query_scalar(sqlx::AssertSqlSafe(statement))
         .bind(values)
         .bind(&condition.condition.value)
         .fetch_one(pool)

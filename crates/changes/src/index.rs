@@ -1,17 +1,17 @@
 //! The listeners of one table, found by what a change is: its action and the values filters compare.
 //!
-//! An equality filter is indexed by column and value, so ten thousand subscriptions with `user_id=eq.…` cost one
-//! look-up a change. All others are found by the claims their policies ask for ([`ByClaim`]), and then by their filter,
-//! one by one.
+//! A filter with an equality (`eq`, `in`) is indexed by column and value, so ten thousand subscriptions with
+//! `user_id=eq.…` cost one look-up a change; its other conditions are evaluated where the equality holds. All other
+//! listeners are found by the claims their policies ask for ([`ByClaim`]), and then by their filter, one by one.
 
 use crate::binding::EventFilter;
 use crate::by_claim::ByClaim;
-use crate::catalog::TextEquality;
 use crate::claims::IdentityRef;
-use crate::condition::{Truth, TypedCondition, normalise};
-use crate::filter::Operator;
+use crate::condition::{Answer, Truth, TypedCondition};
 use crate::lane::Lane;
 use crate::policy::{Routes, Row};
+use crate::row_read::RowRead;
+use crate::scalar::{Family, Reading, Scalar};
 use crate::subscription::Subscriber;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -59,16 +59,13 @@ pub(crate) struct Listener {
 }
 
 impl Listener {
-    /// The column and value this listener is found by, if one of its conditions is an equality.
-    fn indexed_by(&self) -> Option<(&str, &str)> {
-        self.conditions.iter().find_map(|typed| {
-            let equality = typed.condition.operator == Operator::Eq && !typed.condition.negated;
-            typed
-                .key
-                .as_deref()
-                .filter(|_| equality)
-                .map(|key| (typed.condition.column.as_str(), key))
-        })
+    /// The condition this listener is found by, with the values it has to meet one of.
+    fn indexed_by(&self) -> Option<(&TypedCondition, &[Scalar<'static>])> {
+        self.conditions
+            .iter()
+            .filter_map(|typed| Some((typed, typed.only_values()?)))
+            .filter(|(_, values)| !values.is_empty())
+            .min_by_key(|(_, values)| values.len())
     }
 }
 
@@ -80,8 +77,10 @@ pub(crate) type Listeners = HashMap<ListenerKey, Arc<Listener>>;
 #[derive(Default)]
 pub(crate) struct Index {
     unfiltered: ByClaim,
-    by_value: HashMap<String, HashMap<String, Listeners>>,
     scanned: ByClaim,
+    /// Those that are found by a value, in `by_value` under each of theirs.
+    indexed: Listeners,
+    by_value: HashMap<(String, Family), HashMap<Scalar<'static>, Listeners>>,
     /// Roles that came since the table's task last asked.
     new_roles: HashSet<String>,
 }
@@ -109,22 +108,18 @@ impl Index {
             self.unfiltered.insert(key, listener);
             return;
         }
-        match listener
-            .indexed_by()
-            .map(|(column, value)| (column.to_owned(), value.to_owned()))
-        {
-            Some((column, value)) => {
-                self.by_value
-                    .entry(column)
-                    .or_default()
-                    .entry(value)
-                    .or_default()
-                    .insert(key, listener);
-            }
-            None => {
-                self.scanned.insert(key, listener);
-            }
+        let Some((condition, values)) = listener.indexed_by() else {
+            self.scanned.insert(key, listener);
+            return;
+        };
+        let by_value = self.by_value.entry(column_of(condition)).or_default();
+        for value in values {
+            by_value
+                .entry(value.clone())
+                .or_default()
+                .insert(key, Arc::clone(&listener));
         }
+        self.indexed.insert(key, listener);
     }
 
     pub(crate) fn remove(&mut self, listener: &Listener) {
@@ -133,25 +128,30 @@ impl Index {
             self.unfiltered.remove(key);
             return;
         }
-        let Some((column, value)) = listener.indexed_by() else {
+        let Some((condition, values)) = listener.indexed_by() else {
             self.scanned.remove(key);
             return;
         };
-        if let Some(values) = self.by_value.get_mut(column) {
-            if let Some(listeners) = values.get_mut(value) {
+        self.indexed.remove(&key);
+        let column = column_of(condition);
+        let Some(by_value) = self.by_value.get_mut(&column) else {
+            return;
+        };
+        for value in values {
+            if let Some(listeners) = by_value.get_mut(value) {
                 listeners.remove(&key);
                 if listeners.is_empty() {
-                    values.remove(value);
+                    by_value.remove(value);
                 }
             }
-            if values.is_empty() {
-                self.by_value.remove(column);
-            }
+        }
+        if by_value.is_empty() {
+            self.by_value.remove(&column);
         }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.unfiltered.is_empty() && self.by_value.is_empty() && self.scanned.is_empty()
+        self.unfiltered.is_empty() && self.indexed.is_empty() && self.scanned.is_empty()
     }
 
     /// Lets the listeners of a subscriber be found by the identity it is about to have, too.
@@ -188,8 +188,8 @@ impl Index {
     /// Those whose policies certainly hide the row may be left out.
     /// `value` gives a column's text, `None` for NULL, and says with its outer option whether the change carries the
     /// column at all: a condition on a missing column never matches. `row` is what policies judge, if they do.
-    pub(crate) fn find<'row>(
-        &self,
+    pub(crate) fn find<'names, 'row: 'names>(
+        &'names self,
         action: ActionKind,
         row: Option<&dyn Row>,
         value: impl Fn(&str) -> Option<Option<&'row str>>,
@@ -200,64 +200,201 @@ impl Index {
                 found(listener, Truth::Holds);
             }
         });
-        let mut filtered = |listener: &Arc<Listener>| {
-            if !action.heard_by(listener.event) {
-                return;
-            }
-            let mut truth = Truth::Holds;
-            for condition in &listener.conditions {
-                match value(&condition.condition.column).map_or(Truth::Fails, |text| condition.evaluate(text))
-                {
-                    Truth::Fails => return,
-                    Truth::Ask => truth = Truth::Ask,
-                    Truth::Holds => {}
+        let mut read = RowRead::new(value);
+        let mut filtered = |listener: &'names Arc<Listener>, read: &mut RowRead<'names, 'row, _>| {
+            if action.heard_by(listener.event) {
+                match read.evaluate(&listener.conditions, |_, _| Answer::Ask) {
+                    Truth::Fails => {}
+                    truth => found(listener, truth),
                 }
             }
-            found(listener, truth);
         };
-        for (column, values) in &self.by_value {
-            let Some(Some(text)) = value(column) else { continue };
-            // A column compares in one way only, so any listener's condition tells which.
-            let equality = values
-                .values()
-                .flat_map(HashMap::values)
-                .next()
-                .and_then(|listener| {
-                    listener
-                        .conditions
-                        .iter()
-                        .find(|condition| condition.condition.column == *column)
-                });
-            let Some(normal) = normalise(
-                text,
-                equality.map_or(TextEquality::Bytes, |condition| condition.equality),
-            ) else {
-                continue;
-            };
-            if let Some(listeners) = values.get(normal.as_ref()) {
-                listeners.values().for_each(&mut filtered);
+        for ((name, family), by_value) in &self.by_value {
+            match read.read(name, *family) {
+                // Neither NULL nor a missing column equals anything.
+                None | Some((_, Reading::Null)) => {}
+                Some((_, Reading::Value(value))) => {
+                    let listeners = by_value.get(value).into_iter().flat_map(HashMap::values);
+                    listeners.for_each(|listener| filtered(listener, &mut read));
+                }
+                // It is not known which value this is: whoever is found by the column may be concerned.
+                Some((_, Reading::Unclear)) => self
+                    .indexed
+                    .values()
+                    .filter(|listener| {
+                        let by = listener.indexed_by().map(|(condition, _)| condition);
+                        by.is_some_and(|by| by.condition.column == *name && by.family == *family)
+                    })
+                    .for_each(|listener| filtered(listener, &mut read)),
             }
         }
-        self.scanned.concerned(row, &mut filtered);
+        self.scanned
+            .concerned(row, |listener| filtered(listener, &mut read));
     }
 
     /// Every listener of `action`, whatever its filter: who hears of a row that cannot be shown to a role at all
     /// (`protocol.md 7.5`).
     pub(crate) fn find_all(&self, action: ActionKind, mut found: impl FnMut(&Arc<Listener>)) {
-        let filtered = self
-            .by_value
-            .values()
-            .flat_map(HashMap::values)
-            .flat_map(HashMap::values);
         for listener in self
             .unfiltered
             .everybody()
             .chain(self.scanned.everybody())
-            .chain(filtered)
+            .chain(self.indexed.values())
         {
             if action.heard_by(listener.event) {
                 found(listener);
             }
         }
+    }
+}
+
+fn column_of(condition: &TypedCondition) -> (String, Family) {
+    (condition.condition.column.clone(), condition.family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::claims::{Claims, Identities};
+    use crate::condition::Operand;
+    use crate::filter;
+    use crate::subscription::Request;
+    use walcast_protocol::{Frame, Outlet, Ref, Version};
+
+    struct Deaf;
+
+    impl Outlet for Deaf {
+        fn deliver(&self, _: Frame) {}
+    }
+
+    fn listener(id: u64, filter: &str) -> Arc<Listener> {
+        let claims = Claims {
+            role: "anon".to_owned(),
+            json: "{}".into(),
+        };
+        let identity = Identities::default().intern(&claims);
+        let request = Request {
+            version: Version::V2,
+            topic: Arc::from("realtime:room"),
+            join_ref: Ref::from_text("1"),
+            legacy: false,
+            entries: Vec::new(),
+            claims: Arc::new(claims),
+            outlet: Arc::new(Deaf),
+        };
+        let conditions = filter::parse(filter).unwrap().into_iter().map(|condition| {
+            let number = |text: &str| Scalar::Number(text.parse().unwrap());
+            let operand = if condition.operator == filter::Operator::In {
+                let inner = condition.value.trim_matches(['{', '}']);
+                Operand::List {
+                    values: inner
+                        .split(',')
+                        .filter(|text| !text.is_empty())
+                        .map(number)
+                        .collect(),
+                    has_null: false,
+                }
+            } else {
+                Operand::Value(number(&condition.value))
+            };
+            TypedCondition {
+                condition,
+                cast_type: "pg_catalog.int8".to_owned(),
+                family: Family::Whole,
+                operand,
+            }
+        });
+        Arc::new(Listener {
+            subscriber: Arc::new(Subscriber::new(id, &request, Vec::new(), identity)),
+            at: 0,
+            id: 1,
+            event: EventFilter::All,
+            conditions: conditions.collect(),
+            select: None,
+            lane: Arc::new(Lane::default()),
+        })
+    }
+
+    /// Who is found by a row of a column `a` and a column `b`, ascending.
+    fn found(index: &Index, a: Option<&str>, b: Option<&str>) -> Vec<u64> {
+        let mut found = Vec::new();
+        let value = |column: &str| match column {
+            "a" => Some(a),
+            "b" => Some(b),
+            _ => None,
+        };
+        index.find(ActionKind::Insert, None, value, |listener, truth| {
+            assert_eq!(truth, Truth::Holds);
+            found.push(listener.subscriber.id);
+        });
+        found.sort_unstable();
+        found
+    }
+
+    #[test]
+    fn ten_thousand_equalities_are_one_look_up() {
+        let mut index = Index::default();
+        let listeners: Vec<_> = (0..10_000)
+            .map(|id| listener(id, &format!("a=eq.{id}")))
+            .collect();
+        for listener in &listeners {
+            index.insert(Arc::clone(listener));
+        }
+        assert_eq!(found(&index, Some("77"), None), [77]);
+        assert!(found(&index, None, None).is_empty());
+        // Nobody is looked at but who is found by the value.
+        assert!(index.scanned.is_empty());
+        assert_eq!(index.by_value.len(), 1);
+        assert!(
+            index
+                .by_value
+                .values()
+                .flat_map(HashMap::values)
+                .all(|found| found.len() == 1)
+        );
+        for listener in &listeners {
+            index.remove(listener);
+        }
+        assert!(index.is_empty() && index.by_value.is_empty());
+    }
+
+    #[test]
+    fn a_list_is_found_by_each_of_its_values_and_once() {
+        let mut index = Index::default();
+        let listeners = [
+            listener(1, "a=in.(5,6,7)"),
+            listener(2, "b=gt.3,a=eq.6"),
+            listener(3, "a=in.()"),
+            listener(4, "a=not.in.(5)"),
+            listener(5, "a=in.(5,6),b=eq.9"),
+            listener(6, "missing=eq.1"),
+        ];
+        for listener in &listeners {
+            index.insert(Arc::clone(listener));
+        }
+        assert_eq!(index.scanned.everybody().count(), 2);
+        assert_eq!(found(&index, Some("5"), Some("9")), [1, 5]);
+        assert_eq!(found(&index, Some("6"), Some("4")), [1, 2, 4]);
+        assert_eq!(found(&index, Some("8"), None), [4]);
+        let mut all = 0;
+        index.find_all(ActionKind::Delete, |_| all += 1);
+        assert_eq!(all, listeners.len());
+        for listener in &listeners {
+            index.remove(listener);
+        }
+        assert!(index.is_empty() && index.by_value.is_empty());
+    }
+
+    #[test]
+    fn a_text_of_another_type_is_everybodys_question_once() {
+        let mut index = Index::default();
+        index.insert(listener(1, "a=in.(5,6,7)"));
+        index.insert(listener(2, "a=eq.6,b=eq.1"));
+        let mut found = Vec::new();
+        let value = |column: &str| Some(Some(if column == "a" { "six" } else { "2" }));
+        index.find(ActionKind::Insert, None, value, |listener, truth| {
+            found.push((listener.subscriber.id, truth));
+        });
+        assert_eq!(found, [(1, Truth::Ask)]);
     }
 }

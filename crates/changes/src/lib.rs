@@ -11,12 +11,15 @@
 //! It is not the place of sockets, tokens or HTTP (see `walcast`), nor of decoding (see `walcast-replication`).
 //! A check that fails means "not visible"; a table that is slow delays the channels bound to it, nobody else.
 
+#[cfg(test)]
+mod against_postgres;
 mod asking;
 pub mod binding;
 mod by_claim;
 mod catalog;
 mod claims;
 mod condition;
+mod decimal;
 pub mod diagnosis;
 mod dispatch;
 mod elixir;
@@ -30,7 +33,9 @@ pub mod fuzzing;
 mod generated;
 mod index;
 mod lane;
+mod like;
 mod meter;
+mod moment;
 mod notice;
 mod open_filters;
 mod outgoing;
@@ -39,6 +44,8 @@ mod registry;
 mod render;
 mod rights;
 mod row;
+mod row_read;
+mod scalar;
 mod subscription;
 mod table;
 mod tap;

@@ -180,10 +180,11 @@ async fn names_are_shown_as_the_catalog_has_them() {
 #[tokio::test]
 async fn one_bad_entry_makes_the_whole_subscription_fail() {
     let scene = Scene::new(&format!(
-        "{} {} revoke all on t from anon; grant select (id) on t to anon;",
+        "create domain percent as int check (value <= 100);
+         {} {} revoke all on t from anon; grant select (id) on t to anon;",
         table(
             "t",
-            "id int primary key, n int, body text, v varchar(10), j jsonb"
+            "id int primary key, n int, body text, v varchar(10), j jsonb, p percent"
         ),
         table("u", "id int primary key")
     ))
@@ -202,6 +203,10 @@ async fn one_bad_entry_makes_the_whole_subscription_fail() {
         (
             json!({ "schema": "public", "table": "t", "filter": "n=eq.hey" }),
             "ERROR 22P02 (invalid_text_representation) invalid input syntax for type integer: \"hey\"",
+        ),
+        (
+            json!({ "schema": "public", "table": "t", "filter": "p=eq.101" }),
+            "ERROR 23514 (check_violation) value for domain percent violates check constraint \"percent_check\"",
         ),
         (
             json!({ "schema": "public", "table": "t", "filter": too_many }),

@@ -256,6 +256,70 @@ async fn enums_compare_in_their_own_order_and_citext_without_case() {
 }
 
 #[tokio::test]
+async fn a_label_that_an_enum_gets_later_is_found_in_its_place() {
+    let setup = format!(
+        "create type mood as enum ('sad', 'happy'); {}",
+        table("t", "id int primary key, m mood")
+    );
+    let scene = Scene::new(&setup).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("m=gt.sad", &[2, 3]),
+        ("m=lt.happy", &[1, 2]),
+        ("m=neq.happy", &[1, 2]),
+        ("m=not.in.(sad)", &[2, 3]),
+        ("m=isdistinct.sad", &[2, 3]),
+    ];
+    let mut listeners = Vec::new();
+    for (filter, _) in cases {
+        let entries = json!([
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": filter },
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": "id=eq.1000" }
+        ]);
+        listeners.push(scene.listen(service(), entries).await);
+    }
+    scene.run("alter type mood add value 'ok' before 'happy'").await;
+    scene
+        .run("insert into t values (1, 'sad'), (2, 'ok'), (3, 'happy'), (1000, 'sad')")
+        .await;
+    for (listener, (filter, expected)) in listeners.iter_mut().zip(cases) {
+        assert_eq!(ids_until(listener, 1000).await, *expected, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn a_filter_found_by_one_condition_has_to_meet_the_others() {
+    let scene = Scene::new(&table(
+        "t",
+        "id int primary key, owner int, n numeric, tz timestamptz",
+    ))
+    .await;
+    let cases: &[(&str, &[i64])] = &[
+        ("owner=eq.7,n=gt.1.5", &[2]),
+        ("n=in.(1,2.00,2),owner=neq.8", &[1, 2]),
+        ("owner=in.(7,8,7,null)", &[1, 2, 3]),
+        ("owner=in.(8),n=is.null", &[3]),
+        ("tz=eq.2024-02-03T04:05:06+02", &[4]),
+    ];
+    let mut listeners = Vec::new();
+    for (filter, _) in cases {
+        let entries = json!([
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": filter },
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": "id=eq.1000" }
+        ]);
+        listeners.push(scene.listen(service(), entries).await);
+    }
+    scene
+        .run(
+            "insert into t values (1, 7, 1.0, null), (2, 7, 2.0, null), (3, 8, null, null),
+             (4, null, null, '2024-02-03 02:05:06+00'), (1000, null, null, null)",
+        )
+        .await;
+    for (listener, (filter, expected)) in listeners.iter_mut().zip(cases) {
+        assert_eq!(ids_until(listener, 1000).await, *expected, "{filter}");
+    }
+}
+
+#[tokio::test]
 async fn spellings_do_not_depend_on_the_settings_of_the_database() {
     let database = walcast_testkit::Postgres::shared().await.database().await;
     let name = database.name().to_owned();
