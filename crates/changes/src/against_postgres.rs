@@ -471,6 +471,7 @@ impl Trial {
             table: Pattern::Exact("t".into()),
             conditions: vec![condition.clone()],
             select: None,
+            options: Default::default(),
         };
         let selectable: BTreeSet<String> = self
             .facts

@@ -86,6 +86,30 @@ impl fmt::Display for Pattern {
     }
 }
 
+/// Keys of an entry that the reference does not know (decision 19).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BindingOptions {
+    /// `"int8": "string"` or `"number"`: whether int8 values are strings; `None` = as the server's settings say.
+    pub int8_as_string: Option<bool>,
+    /// `"numeric"`, likewise.
+    pub numeric_as_string: Option<bool>,
+}
+
+impl BindingOptions {
+    /// What means nothing is ignored, as a key that is not known.
+    fn parse(entry: &Map<String, Value>) -> Self {
+        let as_string = |key: &str| match entry.get(key)?.as_str()? {
+            "string" => Some(true),
+            "number" => Some(false),
+            _ => None,
+        };
+        Self {
+            int8_as_string: as_string("int8"),
+            numeric_as_string: as_string("numeric"),
+        }
+    }
+}
+
 /// A parsed entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
@@ -99,6 +123,8 @@ pub struct Binding {
     pub conditions: Vec<Condition>,
     /// Columns wanted besides the primary key, as sent; `None` = all.
     pub select: Option<Vec<String>>,
+    /// What else it asks for.
+    pub options: BindingOptions,
 }
 
 /// Why an entry cannot be read. The texts are those of `protocol.md 7.1` and `7.2`.
@@ -164,6 +190,7 @@ impl Binding {
             table,
             conditions,
             select,
+            options: BindingOptions::parse(entry),
         })
     }
 }

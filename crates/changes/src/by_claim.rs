@@ -328,6 +328,7 @@ mod tests {
             event: EventFilter::All,
             conditions: Vec::new(),
             select: None,
+            digits: Default::default(),
             lane: Arc::new(Lane::default()),
         })
     }

@@ -1,13 +1,15 @@
 //! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
 
-use crate::binding::{Binding, Pattern};
+use crate::binding::{Binding, EventFilter, Pattern};
 use crate::catalog::{self, TableFacts};
 use crate::claims::{Claims, Identities, IdentityRef};
+use crate::deleted;
 use crate::diagnosis::{self, Exposure, Finding, Wish};
 use crate::dispatch;
 use crate::error::SubscribeError;
 use crate::fresh::Fresh;
 use crate::meter::Meter;
+use crate::policy::{self, Access};
 use crate::registry::{Attachment, Registry};
 use crate::rights::Rights;
 use crate::subscription::{Request, Subscriber, Subscription};
@@ -20,10 +22,23 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+use walcast_replication::json::Digits;
 use walcast_replication::{Relation, Stats, StreamOptions};
 
 /// How long an answer of the catalog serves further joins.
 const CATALOG_KEPT_FOR: Duration = Duration::from_secs(1);
+
+/// Who hears that a row was deleted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeleteVisibility {
+    /// Everybody whose filter matches what is known of the row, which is its key under row security: the reference's
+    /// rule (`protocol.md 7.5`).
+    #[default]
+    All,
+    /// Under row security only who could see the row, as far as its policies can be decided on what is known of it;
+    /// otherwise nobody (decision 19).
+    RowSecurity,
+}
 
 /// Settings of the engine.
 #[derive(Clone)]
@@ -34,6 +49,10 @@ pub struct Options {
     pub create_publication: bool,
     /// Changes larger than this lose their values of more than 64 bytes (`database.md 2.9`).
     pub max_record_bytes: usize,
+    /// Who hears that a row was deleted.
+    pub delete_visibility: DeleteVisibility,
+    /// Which numbers are strings, where a binding says nothing about it.
+    pub digits: Digits,
     /// Time limit of one visibility question.
     pub visibility_timeout_ms: u64,
     /// How long a visibility question is repeated while its transaction runs or Postgres is away.
@@ -54,6 +73,8 @@ impl Default for Options {
             publication: "supabase_realtime".to_owned(),
             create_publication: true,
             max_record_bytes: 1_048_576,
+            delete_visibility: DeleteVisibility::default(),
+            digits: Digits::default(),
             visibility_timeout_ms: 5_000,
             visibility_patience_ms: 15_000,
             visibility_connections: 2,
@@ -91,6 +112,7 @@ pub(crate) struct Context {
     facts: Fresh<u32, Option<Arc<TableFacts>>>,
     roles: Fresh<String, bool>,
     selectable: Fresh<(u32, String), Arc<BTreeSet<String>>>,
+    access: Fresh<(u32, String), Access>,
     exposures: Fresh<(u32, String), Option<Arc<Exposure>>>,
     unpublished: Fresh<(Pattern, Pattern), Finding>,
 }
@@ -109,6 +131,7 @@ impl Context {
         self.facts.sweep();
         self.roles.sweep();
         self.selectable.sweep();
+        self.access.sweep();
         self.exposures.sweep();
         self.unpublished.sweep();
     }
@@ -119,6 +142,7 @@ impl Context {
         self.facts.clear();
         self.roles.clear();
         self.selectable.clear();
+        self.access.clear();
         self.exposures.clear();
         self.unpublished.clear();
     }
@@ -128,6 +152,7 @@ impl Context {
         self.published.clear();
         self.facts.remove(|known| *known == oid);
         self.selectable.remove(|(known, _)| *known == oid);
+        self.access.remove(|(known, _)| *known == oid);
         self.exposures.remove(|(known, _)| *known == oid);
     }
 
@@ -185,6 +210,21 @@ impl Context {
             .get((oid, role.to_owned()), async {
                 let names = catalog::selectable(&self.pool, oid, role).await?;
                 Ok::<_, sqlx::Error>(Arc::new(names.into_iter().collect()))
+            })
+            .await
+            .map_err(|error| SubscribeError::from_postgres(binding, error))
+    }
+
+    /// How `role` is shown rows of the table whose policies count.
+    async fn known_access(
+        &self,
+        binding: &Binding,
+        source: u32,
+        role: &str,
+    ) -> Result<Access, SubscribeError> {
+        self.access
+            .get((source, role.to_owned()), async {
+                Ok::<_, sqlx::Error>(policy::compile(&policy::load(&self.pool, source, role).await?))
             })
             .await
             .map_err(|error| SubscribeError::from_postgres(binding, error))
@@ -325,6 +365,32 @@ impl Context {
                 warnings.push(warning);
             }
         }
+        self.warn_of_deletes(binding, facts, role, warnings).await
+    }
+
+    /// Why the DELETEs that a binding asks for are hidden, where they are checked (decision 19).
+    async fn warn_of_deletes(
+        &self,
+        binding: &Binding,
+        facts: &TableFacts,
+        role: &str,
+        warnings: &mut Vec<String>,
+    ) -> Result<(), SubscribeError> {
+        let Some(source) = &facts.row_security else {
+            return Ok(());
+        };
+        if self.options.delete_visibility == DeleteVisibility::All
+            || !matches!(binding.event, EventFilter::All | EventFilter::Delete)
+        {
+            return Ok(());
+        }
+        let access = self.known_access(binding, source.oid, role).await?;
+        if let Some(cause) = deleted::hides(&access, facts) {
+            let warning = format!("DELETE is hidden from role \"{role}\": {cause}");
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
         Ok(())
     }
 
@@ -383,6 +449,7 @@ impl Changes {
             facts: Fresh::new(CATALOG_KEPT_FOR),
             roles: Fresh::new(CATALOG_KEPT_FOR),
             selectable: Fresh::new(CATALOG_KEPT_FOR),
+            access: Fresh::new(CATALOG_KEPT_FOR),
             exposures: Fresh::new(CATALOG_KEPT_FOR),
             unpublished: Fresh::new(CATALOG_KEPT_FOR),
         });

@@ -15,6 +15,7 @@ use crate::scalar::{Family, Reading, Scalar};
 use crate::subscription::Subscriber;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use walcast_replication::json::Digits;
 
 /// What happened to a row.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -54,6 +55,8 @@ pub(crate) struct Listener {
     pub(crate) conditions: Vec<TypedCondition>,
     /// Selected columns, sorted and without repetition; `None` = all.
     pub(crate) select: Option<Arc<[String]>>,
+    /// Which numbers are strings.
+    pub(crate) digits: Digits,
     /// Keeps commit order with the channel's other tables.
     pub(crate) lane: Arc<Lane>,
 }
@@ -311,6 +314,7 @@ mod tests {
             event: EventFilter::All,
             conditions: conditions.collect(),
             select: None,
+            digits: Digits::default(),
             lane: Arc::new(Lane::default()),
         })
     }

@@ -12,6 +12,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::mpsc;
+use walcast_replication::json::Digits;
 use walcast_replication::{Interest, Relation};
 
 /// A subscribed table: its queue of changes and its listeners. Lives while somebody listens.
@@ -181,6 +182,7 @@ impl Registry {
                 continue;
             }
             let first_here = !held.listeners.iter().any(|(oid, _)| *oid == attachment.oid);
+            let (asked, default) = (binding.options, context.options.digits);
             let listener = Arc::new(Listener {
                 subscriber: Arc::clone(subscriber),
                 at: attachment.at,
@@ -191,6 +193,10 @@ impl Registry {
                     let sorted: BTreeSet<String> = names.iter().cloned().collect();
                     sorted.into_iter().collect()
                 }),
+                digits: Digits {
+                    int8: asked.int8_as_string.unwrap_or(default.int8),
+                    numeric: asked.numeric_as_string.unwrap_or(default.numeric),
+                },
                 lane: Arc::clone(&held.lane),
             });
             held.listeners.push((attachment.oid, Arc::clone(&listener)));

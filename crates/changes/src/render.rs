@@ -6,7 +6,7 @@ use serde_json::json;
 use std::fmt::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use walcast_replication::json::{self, Type};
+use walcast_replication::json::{self, Digits, Type};
 use walcast_replication::{Action, Change, OldTuple, Relation, ReplicaIdentity, Tuple, Value};
 
 /// In a row over the size limit only values whose JSON is at most this long stay (`database.md 2.9`).
@@ -26,46 +26,87 @@ pub(crate) struct ShownColumn {
     pub(crate) is_primary: bool,
 }
 
+/// A column in the list of columns.
+struct Heading {
+    /// `{"name":"id","type":"int8"}`
+    plain: String,
+    /// As it is where the column's numbers are strings; `None` for columns that are not of a number's type.
+    exact: Option<String>,
+}
+
 /// What a relation looks like in messages; the parts that are the same for each change are made once.
 pub(crate) struct Face {
     /// `"schema":"public","table":"todos",`
     names: String,
-    /// `{"name":"id","type":"int8"}` for each column.
-    headings: Vec<String>,
+    headings: Vec<Heading>,
     pub(crate) columns: Vec<ShownColumn>,
     identity: ReplicaIdentity,
     is_key: Vec<bool>,
-    has_row_security: bool,
+    /// Of a deleted row only the primary key is shown.
+    cuts_deleted: bool,
     /// A value did not fit its type: the type was altered, which the stream does not announce.
     stale: AtomicBool,
 }
 
-/// A set of columns of one relation.
+/// A set of columns of one relation, and how their values are written.
 pub(crate) struct Shape {
     shown: Vec<bool>,
+    digits: Digits,
+    /// The type of each column, shown or not.
+    kinds: Vec<Arc<Type>>,
     /// `"columns":[…],`
     columns_json: String,
 }
 
 impl Shape {
-    pub(crate) fn shown(&self) -> &[bool] {
-        &self.shown
+    pub(crate) fn is_of(&self, shown: &[bool], digits: Digits) -> bool {
+        self.shown == shown && self.digits == digits
+    }
+}
+
+/// The values of a row.
+#[derive(Clone, Copy)]
+struct Values<'a> {
+    tuple: &'a Tuple,
+    /// Where values come from that an UPDATE left alone and did not send.
+    whole_old: Option<&'a Tuple>,
+}
+
+impl<'a> Values<'a> {
+    fn of(tuple: &'a Tuple) -> Self {
+        Self {
+            tuple,
+            whole_old: None,
+        }
+    }
+
+    fn get(self, at: usize) -> Option<Value<'a>> {
+        match self.tuple.get(at) {
+            Some(Value::UnchangedToast) => self.whole_old?.get(at),
+            value => value,
+        }
     }
 }
 
 impl Face {
-    /// `kinds`: type and `pg_type.typname` of each column.
+    /// `kinds`: type and `pg_type.typname` of each column. `cuts_deleted`: of a deleted row only the primary key is shown.
     pub(crate) fn new(
         relation: &Relation,
         kinds: Vec<(Arc<Type>, String)>,
         primary_key: &[&str],
-        has_row_security: bool,
+        cuts_deleted: bool,
     ) -> Self {
+        let heading = |name: &str, kind: &str| json!({"name": name, "type": kind}).to_string();
         let headings = relation
             .columns
             .iter()
             .zip(&kinds)
-            .map(|(column, (_, type_name))| json!({"name": column.name, "type": type_name}).to_string())
+            .map(|(column, (_, type_name))| Heading {
+                plain: heading(&column.name, type_name),
+                // The JavaScript client would turn a string of such a type into the number it is to be kept from.
+                exact: matches!(type_name.as_str(), "int8" | "numeric")
+                    .then(|| heading(&column.name, "text")),
+            })
             .collect();
         let columns = relation
             .columns
@@ -87,7 +128,7 @@ impl Face {
             columns,
             identity: relation.replica_identity,
             is_key: relation.columns.iter().map(|column| column.is_key).collect(),
-            has_row_security,
+            cuts_deleted,
             stale: AtomicBool::new(false),
         }
     }
@@ -98,17 +139,29 @@ impl Face {
     }
 
     /// The shape of these columns, given by position.
-    pub(crate) fn shape(&self, shown: Vec<bool>) -> Shape {
+    pub(crate) fn shape(&self, shown: Vec<bool>, digits: Digits) -> Shape {
+        let kinds: Vec<Arc<Type>> = self
+            .columns
+            .iter()
+            .map(|column| digits.applied(&column.kind))
+            .collect();
         let headings: Vec<&str> = self
             .headings
             .iter()
             .zip(&shown)
-            .filter(|(_, shown)| **shown)
-            .map(|(heading, _)| heading.as_str())
+            .enumerate()
+            .filter(|(_, (_, shown))| **shown)
+            .map(|(at, (heading, _))| {
+                let is_exact = kinds.get(at) != self.columns.get(at).map(|column| &column.kind);
+                let exact = heading.exact.as_deref().filter(|_| is_exact);
+                exact.unwrap_or(&heading.plain)
+            })
             .collect();
         Shape {
-            shown,
             columns_json: format!("\"columns\":[{}],", headings.join(",")),
+            shown,
+            digits,
+            kinds,
         }
     }
 
@@ -127,19 +180,36 @@ impl Face {
         out.push_str(&shape.columns_json);
         match &change.action {
             Action::Insert { new } => {
-                self.write_record("record", new, None, &shape.shown, too_large, &mut out);
+                self.write_record(
+                    "record",
+                    Values::of(new),
+                    shape,
+                    &shape.shown,
+                    too_large,
+                    &mut out,
+                );
             }
             Action::Update { old, new } => {
-                let full = match old {
-                    Some(OldTuple::Full(tuple)) => Some(tuple),
-                    _ => None,
+                let values = Values {
+                    tuple: new,
+                    whole_old: match old {
+                        Some(OldTuple::Full(tuple)) => Some(tuple),
+                        _ => None,
+                    },
                 };
-                self.write_record("record", new, full, &shape.shown, too_large, &mut out);
-                self.write_old_of_update(old.as_ref(), new, &shape.shown, too_large, &mut out);
+                self.write_record("record", values, shape, &shape.shown, too_large, &mut out);
+                self.write_old_of_update(old.as_ref(), new, shape, too_large, &mut out);
             }
             Action::Delete { old } => {
                 let shown = self.shown_of_deleted(old, &shape.shown);
-                self.write_record("old_record", old.tuple(), None, &shown, too_large, &mut out);
+                self.write_record(
+                    "old_record",
+                    Values::of(old.tuple()),
+                    shape,
+                    &shown,
+                    too_large,
+                    &mut out,
+                );
             }
         }
         if too_large {
@@ -170,7 +240,7 @@ impl Face {
         &self,
         old: Option<&OldTuple>,
         new: &Tuple,
-        shown: &[bool],
+        shape: &Shape,
         too_large: bool,
         out: &mut String,
     ) {
@@ -179,12 +249,13 @@ impl Face {
             Some(OldTuple::Key(tuple)) => (tuple, false),
             None => (new, false),
         };
-        let shown: Vec<bool> = shown
+        let shown: Vec<bool> = shape
+            .shown
             .iter()
             .zip(&self.is_key)
             .map(|(shown, is_key)| *shown && (whole || *is_key))
             .collect();
-        self.write_record("old_record", tuple, None, &shown, too_large, out);
+        self.write_record("old_record", Values::of(tuple), shape, &shown, too_large, out);
     }
 
     /// What may be said about a deleted row: its identity, and under row security only the primary key.
@@ -196,8 +267,7 @@ impl Face {
             .map(|(at, shown)| {
                 *shown
                     && (whole || self.is_key.get(at) == Some(&true))
-                    && (!self.has_row_security
-                        || self.columns.get(at).is_some_and(|column| column.is_primary))
+                    && (!self.cuts_deleted || self.columns.get(at).is_some_and(|column| column.is_primary))
             })
             .collect()
     }
@@ -205,8 +275,8 @@ impl Face {
     fn write_record(
         &self,
         key: &str,
-        tuple: &Tuple,
-        full_old: Option<&Tuple>,
+        values: Values<'_>,
+        shape: &Shape,
         shown: &[bool],
         too_large: bool,
         out: &mut String,
@@ -217,10 +287,7 @@ impl Face {
             if shown.get(at) != Some(&true) {
                 continue;
             }
-            let value = match tuple.get(at) {
-                Some(Value::UnchangedToast) => full_old.and_then(|old| old.get(at)),
-                value => value,
-            };
+            let kind = shape.kinds.get(at).unwrap_or(&column.kind);
             let start = out.len();
             if !first {
                 out.push(',');
@@ -228,9 +295,9 @@ impl Face {
             out.push_str(&column.name_json);
             out.push(':');
             let value_start = out.len();
-            match value {
+            match values.get(at) {
                 Some(Value::Text(text)) => {
-                    if !json::write_or_text(&column.kind, text, out) {
+                    if !json::write_or_text(kind, text, out) {
                         self.stale.store(true, Ordering::Relaxed);
                     }
                 }

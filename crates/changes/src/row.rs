@@ -29,6 +29,21 @@ impl Row for NewRow<'_> {
     }
 }
 
+/// A deleted row, as far as it is known: its identity.
+pub(crate) struct DeletedRow<'a> {
+    pub(crate) view: &'a View,
+    pub(crate) change: &'a Change,
+}
+
+impl Row for DeletedRow<'_> {
+    fn value(&self, column: &str) -> Option<Option<&str>> {
+        match &self.change.action {
+            Action::Delete { .. } => filter_value(self.view, self.change, column),
+            Action::Insert { .. } | Action::Update { .. } => None,
+        }
+    }
+}
+
 /// A column's value; one that an UPDATE left alone out of line is taken from the old row where that is whole.
 pub(crate) fn carried<'a>(tuple: &'a Tuple, old: Option<&'a Tuple>, at: usize) -> Option<Option<&'a str>> {
     match tuple.get(at)? {

@@ -4,7 +4,8 @@
 use crate::asking::Asking;
 use crate::claims::IdentityRef;
 use crate::condition::Truth;
-use crate::engine::Context;
+use crate::deleted;
+use crate::engine::{Context, DeleteVisibility};
 use crate::index::{ActionKind, Index, Listener};
 use crate::lane::Ticket;
 use crate::meter::Metered;
@@ -29,6 +30,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinHandle;
 use walcast_protocol::Frame;
+use walcast_replication::json::Digits;
 use walcast_replication::{Change, Relation};
 
 /// Changes decided together at most; bounds one question to Postgres.
@@ -227,6 +229,7 @@ impl Worker {
             tokio::task::yield_now().await;
         }
     }
+
     /// Nothing of these changes can be decided: nobody sees them, and those concerned are told.
     fn give_up(&self, relation: &Relation, changes: usize, error: &VisibilityError) {
         tracing::error!(
@@ -465,6 +468,9 @@ impl Worker {
         let mut evaluated = 0;
         for (at, change) in pending.iter_mut().enumerate() {
             if change.kind == ActionKind::Delete {
+                if self.context.options.delete_visibility == DeleteVisibility::RowSecurity {
+                    deleted::retain_visible(view, change);
+                }
                 continue;
             }
             let row = NewRow {
@@ -561,7 +567,9 @@ impl Worker {
             for group in parts.chunk_by(same_message) {
                 let Some(first) = group.first() else { continue };
                 let role = &first.identity.0.claims.role;
-                let Some(number) = view.shape_number(role, first.listener.select.as_ref()) else {
+                let Some(number) =
+                    view.shape_number(role, first.listener.select.as_ref(), first.listener.digits)
+                else {
                     continue;
                 };
                 let Some(shape) = view.shape(number) else { continue };
@@ -612,14 +620,17 @@ async fn answered(line: &mut VecDeque<Decided>) {
 }
 
 /// Messages of one channel next to each other, its ids in reverse request order as the reference lists them.
-fn order(part: &Part) -> (u64, Option<&[String]>, Reverse<usize>) {
+fn order(part: &Part) -> (u64, Option<&[String]>, Digits, Reverse<usize>) {
     (
         part.subscriber.id,
         part.listener.select.as_deref(),
+        part.listener.digits,
         Reverse(part.listener.at),
     )
 }
 
 fn same_message(a: &Part, b: &Part) -> bool {
-    a.subscriber.id == b.subscriber.id && a.listener.select == b.listener.select
+    a.subscriber.id == b.subscriber.id
+        && a.listener.select == b.listener.select
+        && a.listener.digits == b.listener.digits
 }

@@ -2,7 +2,7 @@
 //! each role may see of it.
 
 use crate::catalog::{self, TableFacts};
-use crate::engine::Context;
+use crate::engine::{Context, DeleteVisibility};
 use crate::generated::Completion;
 use crate::policy::{self, Access};
 use crate::render::{Face, Shape};
@@ -11,6 +11,10 @@ use crate::visibility;
 use std::collections::HashMap;
 use std::sync::Arc;
 use walcast_replication::Relation;
+use walcast_replication::json::Digits;
+
+/// What of a row a binding wants, and how: its selection and its form of numbers.
+type Wanted = (Option<Arc<[String]>>, Digits);
 
 /// What a role may see.
 pub(crate) struct RoleView {
@@ -19,7 +23,7 @@ pub(crate) struct RoleView {
     /// Every primary key column is selectable (`protocol.md 7.5`).
     pub(crate) sees_key: bool,
     pub(crate) access: Access,
-    shapes: Vec<(Option<Arc<[String]>>, usize)>,
+    shapes: Vec<(Wanted, usize)>,
     rights: RightsVersion,
 }
 
@@ -73,7 +77,10 @@ impl View {
             .iter()
             .map(|name| positions.get(*name).copied())
             .collect();
-        let face = Face::new(relation, kinds, &key_names, facts.row_security.is_some());
+        // Whoever is told of a deleted row only if it could see it is told all of it.
+        let shows_key_only =
+            facts.row_security.is_some() && context.options.delete_visibility == DeleteVisibility::All;
+        let face = Face::new(relation, kinds, &key_names, shows_key_only);
         let probe = facts
             .row_security
             .as_ref()
@@ -142,9 +149,18 @@ impl View {
     }
 
     /// The number of the shape a role with this selection sees; equal shapes of different roles share a number.
-    pub(crate) fn shape_number(&mut self, role: &str, select: Option<&Arc<[String]>>) -> Option<usize> {
+    pub(crate) fn shape_number(
+        &mut self,
+        role: &str,
+        select: Option<&Arc<[String]>>,
+        digits: Digits,
+    ) -> Option<usize> {
         let view = self.roles.get(role)?;
-        if let Some((_, number)) = view.shapes.iter().find(|(known, _)| known.as_ref() == select) {
+        if let Some((_, number)) = view
+            .shapes
+            .iter()
+            .find(|((known, form), _)| known.as_ref() == select && *form == digits)
+        {
             return Some(*number);
         }
         let shown: Vec<bool> = self
@@ -163,13 +179,13 @@ impl View {
         let number = self
             .shapes
             .iter()
-            .position(|shape| shape.shown() == shown)
+            .position(|shape| shape.is_of(&shown, digits))
             .unwrap_or_else(|| {
-                self.shapes.push(self.face.shape(shown));
+                self.shapes.push(self.face.shape(shown, digits));
                 self.shapes.len() - 1
             });
         if let Some(view) = self.roles.get_mut(role) {
-            view.shapes.push((select.cloned(), number));
+            view.shapes.push(((select.cloned(), digits), number));
         }
         Some(number)
     }

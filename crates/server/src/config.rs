@@ -3,11 +3,16 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use walcast_changes::{DeleteVisibility, Digits};
+
 use crate::database_url::database_url;
 use crate::limits::Limits;
 use crate::options::Options;
-use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, parse, text};
+use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, one_of, parse, text};
 use crate::token::{ClaimRules, KeySet, Keys, Verifier};
+
+/// Whether numbers are strings.
+const NUMBER_FORMS: [(&str, bool); 2] = [("number", false), ("string", true)];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +129,10 @@ pub struct ChangesConfig {
     pub create_publication: bool,
     /// Larger records lose their large values.
     pub max_record_bytes: usize,
+    /// Who hears that a row was deleted.
+    pub delete_visibility: DeleteVisibility,
+    /// Which numbers are sent as strings, unless a binding says otherwise.
+    pub digits: Digits,
     /// Longer visibility checks count as "not visible".
     pub visibility_timeout_ms: u64,
 }
@@ -167,6 +176,18 @@ impl Config {
                     1024,
                     1 << 30,
                 )?,
+                delete_visibility: one_of(
+                    "WALCAST_DELETE_VISIBILITY",
+                    &options.delete_visibility,
+                    &[
+                        ("all", DeleteVisibility::All),
+                        ("rls", DeleteVisibility::RowSecurity),
+                    ],
+                )?,
+                digits: Digits {
+                    int8: one_of("WALCAST_INT8", &options.int8, &NUMBER_FORMS)?,
+                    numeric: one_of("WALCAST_NUMERIC", &options.numeric, &NUMBER_FORMS)?,
+                },
                 visibility_timeout_ms: number(
                     "WALCAST_VISIBILITY_TIMEOUT_MS",
                     &options.visibility_timeout_ms,

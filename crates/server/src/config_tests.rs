@@ -36,6 +36,16 @@ fn a_wrong_value_is_refused_in_one_sentence_that_names_its_variable() {
             "DB_HOST must be a host name, an address, or a socket directory, but is `a b`",
         ),
         (
+            "WALCAST_DELETE_VISIBILITY",
+            "some",
+            "WALCAST_DELETE_VISIBILITY must be `all` or `rls`, but is `some`",
+        ),
+        (
+            "WALCAST_INT8",
+            "text",
+            "WALCAST_INT8 must be `number` or `string`, but is `text`",
+        ),
+        (
             "DB_SSL",
             "maybe",
             "DB_SSL must be true, false, or one of disable, prefer, require, verify-ca, verify-full, but is `maybe`",
@@ -141,6 +151,21 @@ fn both_secrets_of_a_rotation_sign_valid_tokens() {
         });
         assert_eq!(config.verifier.verify(&token.unwrap()).is_ok(), valid, "{secret}");
     }
+}
+
+#[test]
+fn forms_and_rules_of_changes_are_the_references_unless_set() {
+    let changes = |variables: &[(&str, &str)]| config(variables).unwrap().changes;
+    let plain = changes(&[]);
+    assert_eq!(plain.delete_visibility, DeleteVisibility::All);
+    assert_eq!(plain.digits, Digits::default());
+    let set = changes(&[
+        ("WALCAST_DELETE_VISIBILITY", "rls"),
+        ("WALCAST_INT8", " String "),
+        ("WALCAST_NUMERIC", "number"),
+    ]);
+    assert_eq!(set.delete_visibility, DeleteVisibility::RowSecurity);
+    assert_eq!((set.digits.int8, set.digits.numeric), (true, false));
 }
 
 #[test]

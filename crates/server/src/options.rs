@@ -96,6 +96,20 @@ pub struct Options {
         value_name = "BYTES"
     )]
     pub max_record_bytes: Option<String>,
+    /// Who hears DELETE under row level security: all, or rls for those who could see the row [default: all]
+    #[arg(
+        long,
+        env = "WALCAST_DELETE_VISIBILITY",
+        hide_env_values = true,
+        value_name = "RULE"
+    )]
+    pub delete_visibility: Option<String>,
+    /// How int8 values are sent: number or string [default: number]
+    #[arg(long, env = "WALCAST_INT8", hide_env_values = true, value_name = "FORM")]
+    pub int8: Option<String>,
+    /// How numeric values are sent: number or string [default: number]
+    #[arg(long, env = "WALCAST_NUMERIC", hide_env_values = true, value_name = "FORM")]
+    pub numeric: Option<String>,
     /// A row visibility check that takes longer counts as "not visible" [default: 5000]
     #[arg(
         long,

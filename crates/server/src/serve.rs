@@ -329,6 +329,8 @@ async fn start_changes(
         publication: settings.publication.clone(),
         create_publication: settings.create_publication,
         max_record_bytes: settings.max_record_bytes,
+        delete_visibility: settings.delete_visibility,
+        digits: settings.digits,
         visibility_timeout_ms: settings.visibility_timeout_ms,
         // The rest of the pool is for subscribing.
         visibility_connections: (server.config.database.pool_size / 2).max(1),

@@ -120,6 +120,23 @@ pub(crate) fn limit(variable: &'static str, raw: &Option<String>) -> Result<Opti
         .transpose()
 }
 
+/// One of a few words; the first is meant where there is none.
+pub(crate) fn one_of<T: Copy>(
+    variable: &'static str,
+    raw: &Option<String>,
+    words: &[(&str, T); 2],
+) -> Result<T, ConfigError> {
+    let [(first, default), (second, _)] = words;
+    let Some(value) = text(raw) else {
+        return Ok(*default);
+    };
+    let is_meant = |(word, _): &&(&str, T)| word.eq_ignore_ascii_case(value.trim());
+    match words.iter().find(is_meant) {
+        Some((_, meaning)) => Ok(*meaning),
+        None => Err(invalid(variable, format!("`{first}` or `{second}`"), value)),
+    }
+}
+
 pub(crate) fn boolean(
     variable: &'static str,
     raw: &Option<String>,

@@ -12,6 +12,7 @@ mod filters;
 mod generated_columns;
 mod limit;
 mod old_rows;
+mod options;
 mod partitions;
 mod primary_keys;
 mod questions;

@@ -65,7 +65,7 @@ const TABLE: &[(u32, &str, u32, Type)] = &[
     (17, "bytea", 1001, Type::Bytea),
     (18, "char", 1002, Type::Text),
     (19, "name", 1003, Type::Text),
-    (20, "int8", 1016, Type::Integer),
+    (20, "int8", 1016, Type::BigInteger),
     (21, "int2", 1005, Type::Integer),
     (22, "int2vector", 1006, Type::Text),
     (23, "int4", 1007, Type::Integer),

@@ -50,6 +50,7 @@ fn types() -> Vec<Type> {
     vec![
         Type::Bool,
         Type::Integer,
+        Type::BigInteger,
         Type::Float,
         Type::Text,
         Type::Bytea,

@@ -16,6 +16,7 @@ mod array;
 mod built_in;
 mod catalog;
 mod composite;
+mod digits;
 mod document;
 #[doc(hidden)]
 pub mod fuzzing;
@@ -26,6 +27,7 @@ mod string;
 mod timestamp;
 
 pub use catalog::{MAX_LEVELS, TYPE_QUERY, TypeCatalog, TypeRow};
+pub use digits::Digits;
 pub use string::write_string;
 
 use std::sync::Arc;
@@ -38,8 +40,10 @@ use std::sync::Arc;
 pub enum Type {
     /// `t` or `f`, a JSON boolean.
     Bool,
-    /// int2, int4, int8: a JSON number.
+    /// int2, int4: a JSON number.
     Integer,
+    /// int8: a JSON number.
+    BigInteger,
     /// numeric: a JSON number of the same scale; NaN and the infinities see [`Type::Float`].
     Numeric,
     /// float4, float8: a JSON number, with an exponent where Postgres prints one. NaN and the infinities, which JSON
@@ -170,7 +174,7 @@ enum Place {
 fn write_value(kind: &Type, text: &str, place: Place, out: &mut String) -> Result<(), ValueError> {
     match kind {
         Type::Text => write_string(text, out),
-        Type::Integer => return number::write_integer(text, out),
+        Type::Integer | Type::BigInteger => return number::write_integer(text, out),
         Type::Numeric | Type::Float => return number::write(text, place, out),
         Type::Bool => out.push_str(match text {
             "t" => "true",
