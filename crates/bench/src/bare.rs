@@ -7,6 +7,7 @@
 use crate::frames::{Frames, append};
 use anyhow::Context;
 use clap::Args;
+use serde_json::json;
 use std::io::Write;
 use std::process::Stdio;
 use std::thread;
@@ -28,8 +29,12 @@ pub(crate) struct Options {
     port: u16,
 }
 
+/// The event of the answer to a text message, by which a socket knows that it gets what is sent from now on.
+pub(crate) const SEATED: &str = "seated";
+
 enum Order {
     Seat { socket: usize, writing: OwnedWriteHalf },
+    Answer { socket: usize },
     Write { except: usize, bytes: bytes::Bytes },
 }
 
@@ -66,12 +71,13 @@ async fn converse(tcp: TcpStream, socket: usize, writers: Vec<mpsc::Sender<Order
     let (reading, writing) = upgraded.into_inner().into_split();
     let writer = writers.get(socket % writers.len()).context("no writer")?;
     writer.send(Order::Seat { socket, writing }).await?;
-    relay(reading, socket, &writers).await
+    relay(reading, socket, writer, &writers).await
 }
 
 async fn relay(
     mut reading: OwnedReadHalf,
     socket: usize,
+    writer: &mpsc::Sender<Order>,
     writers: &[mpsc::Sender<Order>],
 ) -> anyhow::Result<()> {
     let mut buffer = Vec::new();
@@ -84,14 +90,18 @@ async fn relay(
         if count == 0 {
             return Ok(());
         }
-        let (mut bytes, mut appended) = (Vec::new(), Ok(()));
+        let (mut bytes, mut appended, mut is_asked) = (Vec::new(), Ok(()), false);
         frames.read(buffer.get(..count).unwrap_or_default(), |opcode, payload| {
+            is_asked |= opcode == OpCode::Data(Data::Text);
             // The load's mask is zero, so the payload is as it is.
             if opcode == OpCode::Data(Data::Binary) && appended.is_ok() {
                 appended = append(&mut bytes, Data::Binary, payload);
             }
         })?;
         appended?;
+        if is_asked {
+            writer.send(Order::Answer { socket }).await?;
+        }
         if bytes.is_empty() {
             buffer = Vec::new();
             continue;
@@ -112,11 +122,22 @@ async fn relay(
 async fn write(mut queue: mpsc::Receiver<Order>) {
     let mut sockets: Vec<(usize, OwnedWriteHalf)> = Vec::new();
     let mut orders = Vec::new();
+    let message = json!([null, null, "bare", SEATED, {}]).to_string();
+    let mut answer = Vec::new();
+    if append(&mut answer, Data::Text, message.as_bytes()).is_err() {
+        return;
+    }
     while queue.recv_many(&mut orders, 1_024).await > 0 {
         let (mut batch, mut from) = (Vec::new(), None);
         for order in orders.drain(..) {
             match order {
                 Order::Seat { socket, writing } => sockets.push((socket, writing)),
+                Order::Answer { socket } => {
+                    for (_, writing) in sockets.iter_mut().filter(|(other, _)| *other == socket) {
+                        // A socket that is gone is missed where it was opened.
+                        let _ = writing.write_all(&answer).await;
+                    }
+                }
                 // There is one sender.
                 Order::Write { except, bytes } => {
                     from = Some(except);

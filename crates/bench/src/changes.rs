@@ -1,35 +1,34 @@
-//! Inserts rows at a fixed rate and watches them arrive.
+//! Inserts rows and watches them arrive, at each subscription that may see them: once, and in order.
 
+mod audience;
+mod search;
+mod spent;
+mod stamp;
+mod table;
+mod watch;
+mod writer;
+
+use crate::fanout::{self, Baseline};
 use crate::latency::Latencies;
 use crate::report::Report;
-use crate::{Server, process, token};
-use anyhow::Context;
-use clap::{Args, ValueEnum};
-use futures_util::StreamExt;
-use futures_util::stream;
-use serde::Deserialize;
+use crate::{Server, process};
+use anyhow::{Context, ensure};
+use audience::Audience;
+use clap::Args;
+use search::Search;
 use serde_json::json;
-use std::sync::Arc;
+use spent::{Processes, Spent, each_us};
+use std::rc::Rc;
 use std::time::{Duration, Instant};
-use tokio::sync::watch;
+use table::RowSecurity;
 use tokio_postgres::NoTls;
-use walcast_client::{Channel, Client, Event, Join};
+use watch::{Seen, Watchers};
+use writer::{Hearers, Load, Writers, Written};
 
-/// The table of the load; dropped and made anew by each run.
-const TABLE: &str = "walcast_bench_changes";
-
-/// What row level security lets subscribers see.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum RowSecurity {
-    /// Not enabled: everybody sees every row.
-    None,
-    /// Enabled, and a policy shows every row to everybody.
-    All,
-    /// Enabled: a row is shown to the user it belongs to.
-    Own,
-    /// As `own`, by a policy that no server can know: a function of the database decides.
-    OwnByFunction,
-}
+/// A writer that commits less than this part of what it was to is the limit, whoever else is.
+const KEPT_PER_CENT: u64 = 95;
+/// Length of a measurement of the bare program, at most.
+const BARE_S: u64 = 4;
 
 /// The load.
 #[derive(Args)]
@@ -37,281 +36,410 @@ pub(crate) struct Options {
     /// Connection string of the database, as a role that may create tables and policies.
     #[arg(long, env = "DATABASE_URL", hide_env_values = true)]
     database_url: String,
-    /// Sockets, each a user of its own with one subscription to the table.
+    /// Subscriptions to the table, each on a channel of its own.
     #[arg(long, default_value_t = 10)]
     subscribers: usize,
-    /// Inserts a second.
-    #[arg(long, default_value_t = 20)]
-    rate: u64,
-    /// Length of the load.
+    /// Channels on a socket.
+    #[arg(long, default_value_t = 1)]
+    subscriptions_per_socket: usize,
+    /// Users whom the subscriptions are dealt out to [default: one for each subscription]
+    #[arg(long)]
+    identities: Option<usize>,
+    /// Users of an organisation, for `--row-security org` and `subquery`.
     #[arg(long, default_value_t = 10)]
-    seconds: u64,
+    org_size: usize,
     /// Row level security of the table.
     #[arg(long, value_enum, default_value = "none")]
     row_security: RowSecurity,
     /// Subscribe with `filter=user_id=eq.<own>`.
     #[arg(long)]
     filter_own: bool,
+    /// Rows a second; 0 is as fast as they are committed. With --find-limit: the rate to start from.
+    #[arg(long, default_value_t = 20)]
+    rate: u64,
+    /// Length of the load.
+    #[arg(long, default_value_t = 10)]
+    seconds: u64,
+    /// Connections that insert. Order is checked among the rows of each.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=256))]
+    writers: u16,
+    /// Rows of a statement, which is a transaction.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=10_000))]
+    rows_per_insert: u64,
+    /// Statements that a connection sends before the first of them is answered.
+    #[arg(long, default_value_t = 32)]
+    in_flight: usize,
     /// How long to wait for the last changes after the last insert.
     #[arg(long, default_value_t = 10)]
     drain_s: u64,
+    /// Insert this many rows in one transaction instead, and measure until the last has arrived.
+    #[arg(long, value_name = "ROWS", conflicts_with_all = ["unheard", "find_limit"])]
+    bulk: Option<u64>,
+    /// Insert into a published table without subscribers instead, then one row that ends the measurement.
+    #[arg(long, conflicts_with = "find_limit")]
+    unheard: bool,
+    /// Repeat the load at other rates, to find the highest that is kept up with.
+    #[arg(long)]
+    find_limit: bool,
+    /// With --find-limit: the 95th percentile of the latency up to which a rate is kept up with.
+    #[arg(long, default_value_t = 250)]
+    limit_p95_ms: u32,
+    /// Where every row is for everybody, do not measure the bare program beside the server.
+    #[arg(long)]
+    without_bare: bool,
 }
 
-/// What a subscriber saw.
-#[derive(Default)]
-struct Seen {
+/// All that a load needs.
+struct Stage<'a> {
+    options: &'a Options,
+    audience: Rc<Audience>,
+    watchers: Watchers,
+    writers: Writers,
+    processes: Processes,
+}
+
+/// A load that has run.
+struct Measured {
+    written: Written,
+    /// Deliveries that the rows amount to, and those there were.
+    expected: u64,
+    delivered: u64,
+    /// When the last row was committed: rows that were not everywhere, and deliveries that were missing.
+    backlog_changes: usize,
+    backlog: u64,
+    /// From then until the last delivery.
+    drain: Duration,
+    spent: Spent,
     latencies: Latencies,
-    changes: u64,
-    out_of_order: u64,
-    repeated: u64,
-    foreign: u64,
-    closed: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Data {
-    record: Record,
-}
-
-#[derive(Deserialize)]
-struct Record {
-    id: u64,
-    sent_us: u64,
-    user_id: String,
 }
 
 pub(crate) async fn run(server: &Server, options: &Options) -> anyhow::Result<Report> {
+    ensure!(
+        options.subscribers > 0 && options.subscriptions_per_socket > 0 && options.in_flight > 0,
+        "subscribers, subscriptions per socket and statements in flight are at least 1"
+    );
+    let audience = Audience::new(
+        options.subscribers,
+        options.identities.unwrap_or(options.subscribers),
+        options.org_size,
+        options.row_security,
+        options.filter_own,
+    )?;
     let (database, connection) = tokio_postgres::connect(&options.database_url, NoTls)
         .await
         .context("the database cannot be reached")?;
     tokio::spawn(connection);
-    let backend: i32 = database.query_one("select pg_backend_pid()", &[]).await?.get(0);
-    // The parent of any backend is the postmaster; only there if Postgres runs on this machine.
-    let postmaster = u32::try_from(backend).ok().and_then(process::parent_of);
-    database
-        .batch_execute(&set_up(options.row_security))
-        .await
-        .context("setting up the table failed")?;
+    table::set_up(&database, options.row_security, &audience).await?;
+    let measured = Box::pin(measure(server, options, &database, audience)).await;
+    table::tear_down(&database).await?;
+    measured
+}
 
-    let epoch = Instant::now();
-    let expected_each = |user: usize| {
-        let total = options.rate * options.seconds;
-        match options.row_security {
-            RowSecurity::None | RowSecurity::All if !options.filter_own => total,
-            _ => (0..total)
-                .filter(|insert| *insert % options.subscribers as u64 == user as u64)
-                .count() as u64,
-        }
+async fn measure(
+    server: &Server,
+    options: &Options,
+    database: &tokio_postgres::Client,
+    audience: Audience,
+) -> anyhow::Result<Report> {
+    let audience = Rc::new(audience);
+    let writers = usize::from(options.writers);
+    let per_socket = options.subscriptions_per_socket;
+    let subscribing = Instant::now();
+    let watchers = Watchers::subscribe(server, &audience, per_socket, options.filter_own, writers).await?;
+    let subscribing_s = subscribing.elapsed().as_secs_f64();
+    let mut stage = Stage {
+        options,
+        audience,
+        watchers,
+        writers: Writers::connect(&options.database_url, writers).await?,
+        // The server streams by now.
+        processes: Processes::find(database, server.server_pid).await?,
     };
-    let (finish, finished) = watch::channel(false);
-    let channels: Vec<anyhow::Result<(usize, Channel)>> = stream::iter(0..options.subscribers)
-        .map(|user| subscribe(server, options, user))
-        .buffer_unordered(32)
-        .collect()
-        .await;
-    let mut watchers = Vec::with_capacity(channels.len());
-    for channel in channels {
-        let (user, channel) = channel?;
-        let own_only = options.row_security != RowSecurity::None && options.row_security != RowSecurity::All;
-        watchers.push((
-            user,
-            tokio::spawn(watch(
-                channel,
-                user,
-                own_only,
-                expected_each(user),
-                epoch,
-                finished.clone(),
-            )),
-        ));
-    }
-
-    let server_cpu_before = server.server_pid.and_then(process::cpu_ms);
-    let postgres_cpu_before = postmaster.and_then(process::family_cpu_ms);
-    let started = Instant::now();
-    let inserted = insert(&Arc::new(database), options, epoch).await?;
-    let insert_s = started.elapsed().as_secs_f64();
-    let deadline = tokio::time::sleep(Duration::from_secs(options.drain_s));
-    let all_done = async {
-        while watchers.iter().any(|(_, watcher)| !watcher.is_finished()) {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    tokio::select! { () = deadline => {}, () = all_done => {} }
-    finish.send_replace(true);
-    let server_cpu = server
-        .server_pid
-        .and_then(process::cpu_ms)
-        .zip(server_cpu_before)
-        .map(|(b, a)| b - a);
-    let postgres_cpu = postmaster
-        .and_then(process::family_cpu_ms)
-        .zip(postgres_cpu_before)
-        .map(|(b, a)| b - a);
-
     let mut report = Report::new("changes");
-    let (mut latencies, mut delivered, mut expected) = (Latencies::default(), 0, 0);
-    for (user, watcher) in watchers {
-        let seen = watcher.await?;
-        let due = expected_each(user);
-        expected += due;
-        delivered += seen.changes;
-        if seen.changes != due {
-            report.fault(format!("user {user} saw {} of {due} changes", seen.changes));
-        }
-        for (count, what) in [
-            (seen.out_of_order, "out of order"),
-            (seen.repeated, "twice"),
-            (seen.foreign, "of somebody else"),
-        ] {
-            if count > 0 {
-                report.fault(format!("user {user} saw {count} changes {what}"));
+    stage.describe(&mut report);
+    report.add_rounded(
+        "subscriptions_per_s",
+        Some(options.subscribers as f64 / subscribing_s),
+    );
+    if let Some(rows) = options.bulk {
+        stage.bulk(rows, server.server_pid, &mut report).await?;
+    } else if options.find_limit {
+        stage.find_limit(&mut report).await?;
+    } else if options.unheard {
+        stage.load(Hearers::Nobody, &mut report).await?;
+    } else {
+        let measured = stage.load(Hearers::Audience, &mut report).await?;
+        if stage.audience.is_everybody() && per_socket == 1 && !options.without_bare {
+            let frame_bytes = stage.watchers.seen().frame_bytes();
+            // The sockets of the load are gone while the bare program is measured.
+            drop(stage);
+            if let Err(error) = beside_bare(options, &measured, frame_bytes, &mut report).await {
+                report.fault(format!("the bare program: {error:#}"));
             }
         }
-        if let Some(closed) = seen.closed {
-            report.fault(format!("user {user}: {closed}"));
-        }
-        latencies.merge(seen.latencies);
     }
-    report.add("subscribers", options.subscribers);
-    report.add(
-        "row_security",
-        format!("{:?}", options.row_security).to_lowercase(),
-    );
-    report.add("offered_changes_per_s", options.rate);
-    report.add_rounded("inserted_changes_per_s", Some(inserted as f64 / insert_s));
-    report.add("delivered_messages", delivered);
-    report.add("expected_messages", expected);
-    report.add("measured_messages", latencies.count());
-    let [median, p95, p99, longest] = latencies.quantiles_ms([500, 950, 990, 1_000]);
-    report.add_rounded("latency_median_ms", Some(median));
-    report.add_rounded("latency_p95_ms", Some(p95));
-    report.add_rounded("latency_p99_ms", Some(p99));
-    report.add_rounded("latency_max_ms", Some(longest));
-    let per_change = |ms: u64| ms as f64 / inserted.max(1) as f64;
-    report.add_rounded("server_cpu_per_change_ms", server_cpu.map(per_change));
-    report.add_rounded("postgres_cpu_per_change_ms", postgres_cpu.map(per_change));
     Ok(report)
 }
 
-fn set_up(row_security: RowSecurity) -> String {
-    let policy = match row_security {
-        RowSecurity::None => String::new(),
-        RowSecurity::All => policy("true"),
-        RowSecurity::Own => policy("user_id = auth.uid()"),
-        RowSecurity::OwnByFunction => policy(&format!("public.{TABLE}_is_own(user_id)")),
-    };
-    format!(
-        "drop table if exists public.{TABLE} cascade;
-         create table public.{TABLE} (
-           id bigint generated always as identity primary key, user_id uuid not null, sent_us bigint not null, body text);
-         create or replace function public.{TABLE}_is_own(owner uuid) returns boolean language plpgsql stable as
-           'begin return owner::text = (nullif(current_setting(''request.jwt.claims'', true), '''')::json ->> ''sub''); end';
-         grant select on public.{TABLE} to anon, authenticated, service_role;
-         {policy}
-         alter publication supabase_realtime add table public.{TABLE};"
-    )
-}
-
-fn policy(using: &str) -> String {
-    format!(
-        "alter table public.{TABLE} enable row level security;
-         create policy reading on public.{TABLE} for select to anon, authenticated using ({using});"
-    )
-}
-
-async fn subscribe(server: &Server, options: &Options, user: usize) -> anyhow::Result<(usize, Channel)> {
-    let subject = token::subject(user);
-    let key = token::mint(&server.secret, "authenticated", Some(&subject))?;
-    let client = Client::connect(&walcast_client::Options::new(&server.url, key)).await?;
-    let mut binding = json!({ "event": "INSERT", "schema": "public", "table": TABLE });
-    if options.filter_own {
-        binding["filter"] = format!("user_id=eq.{subject}").into();
+impl Stage<'_> {
+    fn describe(&self, report: &mut Report) {
+        let Options {
+            row_security,
+            filter_own,
+            subscriptions_per_socket,
+            ..
+        } = self.options;
+        report.add("row_security", row_security.name());
+        report.add("filter_own", *filter_own);
+        report.add("subscribers", self.options.subscribers);
+        report.add("subscriptions_per_socket", *subscriptions_per_socket);
+        report.add("identities", self.audience.identities());
+        if matches!(row_security, RowSecurity::Org | RowSecurity::Subquery) {
+            report.add("org_size", self.options.org_size);
+        }
+        if let Some(rows) = self.options.bulk {
+            report.add("bulk_rows", rows);
+        } else {
+            report.add("unheard", self.options.unheard);
+            report.add("writers", self.options.writers);
+            report.add("rows_per_insert", self.options.rows_per_insert);
+            report.add("statements_in_flight", self.options.in_flight);
+        }
     }
-    let mut channel = client
-        .join("realtime:bench-changes", &Join::default().binding(binding))
-        .await?;
-    // Other servers answer the join before the subscription works: start when they say that it does.
-    loop {
-        match channel.next().await {
-            Some(Event::System(system)) if system.status == "ok" => return Ok((user, channel)),
-            Some(Event::System(system)) => {
-                anyhow::bail!("user {user} could not subscribe: {}", system.message)
+
+    fn load_at(&self, rate: u64) -> Load {
+        Load {
+            rate,
+            duration: Duration::from_secs(self.options.seconds),
+            rows_per_insert: self.options.rows_per_insert,
+            in_flight: self.options.in_flight,
+        }
+    }
+
+    /// One load at the rate of the options.
+    async fn load(&self, hearers: Hearers, report: &mut Report) -> anyhow::Result<Measured> {
+        let mut measured = self.measure(self.write(self.options.rate, hearers)).await?;
+        if self.options.rate > 0 {
+            report.add("offered_changes_per_s", self.options.rate);
+        }
+        measured.describe_writing(report);
+        if hearers == Hearers::Audience {
+            measured.describe_delivery(report);
+        }
+        self.blame(report);
+        Ok(measured)
+    }
+
+    async fn write(&self, rate: u64, hearers: Hearers) -> anyhow::Result<Written> {
+        let tally = self.watchers.tally();
+        let load = self.load_at(rate);
+        let written = self.writers.write(load, hearers, &self.audience, tally).await?;
+        if hearers == Hearers::Nobody {
+            // Once it has arrived, the server is through with all that was committed before it.
+            self.writers.write_one(&self.audience, tally).await?;
+        }
+        Ok(written)
+    }
+
+    /// Rows in one transaction.
+    async fn bulk(&mut self, rows: u64, server: Option<u32>, report: &mut Report) -> anyhow::Result<()> {
+        let before_kib = server.and_then(process::resident_kib);
+        if let Some(server) = server {
+            process::forget_peak(server);
+        }
+        let tally = self.watchers.tally();
+        // Another borrow of the stage than the one that measures.
+        let mut writers = std::mem::take(&mut self.writers);
+        let writing = writers.write_at_once(rows, &self.audience, tally);
+        let mut measured = self.measure(writing).await?;
+        let peak_kib = server.and_then(process::peak_kib);
+        let after_kib = server.and_then(process::resident_kib);
+        measured.describe_writing(report);
+        measured.describe_delivery(report);
+        let ms = |duration: Duration| Some(duration.as_secs_f64() * 1_000.0);
+        report.add_rounded("begin_to_commit_ms", ms(measured.written.took));
+        report.add_rounded("commit_to_last_delivery_ms", ms(measured.drain));
+        let whole = measured.written.took + measured.drain;
+        report.add_rounded("begin_to_last_delivery_ms", ms(whole));
+        for (name, kib) in [
+            ("server_memory_before_kib", before_kib),
+            ("server_memory_peak_kib", peak_kib),
+            ("server_memory_after_kib", after_kib),
+        ] {
+            report.add_rounded(name, kib.map(|kib| kib as f64));
+        }
+        let grown = peak_kib
+            .zip(before_kib)
+            .map(|(peak, before)| peak.saturating_sub(before) as f64 * 1_024.0 / rows.max(1) as f64);
+        report.add_rounded("server_memory_peak_growth_per_row_bytes", grown);
+        self.blame(report);
+        Ok(())
+    }
+
+    /// Loads at rates that a search chooses.
+    async fn find_limit(&self, report: &mut Report) -> anyhow::Result<()> {
+        let mut search = Search::from(self.options.rate);
+        let mut probes = Vec::new();
+        let mut limited_by = None;
+        while let Some(rate) = search.next() {
+            let mut measured = self.measure(self.write(rate, Hearers::Audience)).await?;
+            if self.watchers.tally().is_faulty() {
+                break;
             }
-            Some(_) => {}
-            None => anyhow::bail!("user {user}: the channel ended before it was subscribed"),
+            let [p95_ms] = measured.latencies.quantiles_ms([950]);
+            let is_written = measured.inserted_per_s() * 100.0 >= rate.saturating_mul(KEPT_PER_CENT) as f64;
+            let is_kept = is_written && p95_ms <= f64::from(self.options.limit_p95_ms);
+            if !is_kept {
+                limited_by = Some(if is_written { "latency" } else { "writer" });
+            }
+            search.tried(rate, is_kept);
+            probes.push(json!({
+                "offered_changes_per_s": rate,
+                "inserted_changes_per_s": measured.inserted_per_s().round(),
+                "latency_p95_ms": p95_ms,
+                "backlog_messages": measured.backlog,
+                "drain_ms": measured.drain.as_millis() as u64,
+                "is_kept": is_kept,
+            }));
+        }
+        report.add("limit_p95_ms", self.options.limit_p95_ms);
+        report.add("limit_changes_per_s", search.found());
+        report.add("limited_by", limited_by);
+        report.add("probes", probes);
+        self.blame(report);
+        Ok(())
+    }
+
+    /// Runs a load, waits for what it owes and says what it cost.
+    async fn measure(
+        &self,
+        writing: impl Future<Output = anyhow::Result<Written>>,
+    ) -> anyhow::Result<Measured> {
+        let tally = self.watchers.tally();
+        let (expected, delivered) = (tally.expected(), tally.deliveries());
+        tally.record();
+        let clocks = self.processes.clocks();
+        let written = writing.await?;
+        let committed = Instant::now();
+        let backlog = tally.expected() - tally.deliveries();
+        let backlog_changes = tally.in_flight();
+        tally.settle(Duration::from_secs(self.options.drain_s)).await;
+        let drain = committed.elapsed();
+        Ok(Measured {
+            written,
+            expected: tally.expected() - expected,
+            delivered: tally.deliveries() - delivered,
+            backlog_changes,
+            backlog,
+            drain,
+            spent: clocks.spent(&self.processes.clocks()),
+            latencies: tally.recorded(),
+        })
+    }
+
+    /// Says what was wrong, after the last load.
+    fn blame(&self, report: &mut Report) {
+        let Seen {
+            out_of_order,
+            repeated,
+            foreign,
+            ..
+        } = self.watchers.seen();
+        let tally = self.watchers.tally();
+        // The tally knows about these.
+        report.add("lost_messages", tally.expected() - tally.deliveries());
+        for (name, count, what) in [
+            ("out_of_order_messages", out_of_order, "arrived out of order"),
+            ("repeated_messages", repeated, "arrived twice"),
+            ("foreign_messages", foreign, "arrived where they should not"),
+        ] {
+            report.add(name, count);
+            if count > 0 {
+                report.fault(format!("{count} changes {what}"));
+            }
+        }
+        for fault in tally.take_faults() {
+            report.fault(fault);
         }
     }
 }
 
-async fn watch(
-    mut channel: Channel,
-    user: usize,
-    own_only: bool,
-    expected: u64,
-    epoch: Instant,
-    mut finished: watch::Receiver<bool>,
-) -> Seen {
-    let subject = token::subject(user);
-    let mut seen = Seen::default();
-    let mut last_id = 0;
-    while seen.changes < expected {
-        let event = tokio::select! {
-            event = channel.next() => event,
-            _ = finished.wait_for(|finished| *finished) => return seen,
-        };
-        match event {
-            Some(Event::Change(change)) => {
-                let now_us = u64::try_from(epoch.elapsed().as_micros()).unwrap_or(u64::MAX);
-                let Ok(Data { record }) = serde_json::from_str(change.data.get()) else {
-                    continue;
-                };
-                seen.changes += 1;
-                seen.latencies.record(now_us.saturating_sub(record.sent_us));
-                match record.id.cmp(&last_id) {
-                    std::cmp::Ordering::Less => seen.out_of_order += 1,
-                    std::cmp::Ordering::Equal => seen.repeated += 1,
-                    std::cmp::Ordering::Greater => {}
-                }
-                last_id = record.id;
-                seen.foreign += u64::from(own_only && record.user_id != subject);
-            }
-            Some(Event::Closed(closed)) => {
-                seen.closed = Some(format!("{closed:?}"));
-                return seen;
-            }
-            Some(Event::System(system)) if system.status != "ok" => {
-                seen.closed = Some(system.message);
-                return seen;
-            }
-            Some(_) => {}
-            None => return seen,
-        }
+impl Measured {
+    /// What the writer managed, however fast the rows were delivered.
+    fn inserted_per_s(&self) -> f64 {
+        self.written.rows as f64 / self.written.took.as_secs_f64()
     }
-    seen
+
+    fn delivered_per_s(&self) -> f64 {
+        self.delivered as f64 / (self.written.took + self.drain).as_secs_f64()
+    }
+
+    /// What was inserted, and what a row cost. The clocks ran until the last delivery.
+    fn describe_writing(&self, report: &mut Report) {
+        let rows = self.written.rows;
+        report.add("inserted_changes", rows);
+        report.add_rounded("inserted_changes_per_s", Some(self.inserted_per_s()));
+        report.add("expected_messages", self.expected);
+        report.add("delivered_messages", self.delivered);
+        report.add_rounded("drain_ms", Some(self.drain.as_secs_f64() * 1_000.0));
+        for (name, spent_ms) in [
+            ("server_cpu_per_change_us", self.spent.server_ms),
+            ("postgres_cpu_per_change_us", self.spent.postgres_ms),
+            ("walsender_cpu_per_change_us", self.spent.walsender_ms),
+        ] {
+            report.add_rounded(name, each_us(spent_ms, rows));
+        }
+        // The load runs on one thread: close to 1, it is what limits.
+        let busy = |ms: u64| ms as f64 / 1_000.0 / self.spent.took.as_secs_f64();
+        report.add_rounded("load_thread_busy_ratio", self.spent.load_ms.map(busy));
+    }
+
+    /// How rows arrived.
+    fn describe_delivery(&mut self, report: &mut Report) {
+        let whole_s = (self.written.took + self.drain).as_secs_f64();
+        report.add_rounded(
+            "delivered_changes_per_s",
+            Some(self.written.rows as f64 / whole_s),
+        );
+        report.add_rounded("delivered_messages_per_s", Some(self.delivered_per_s()));
+        report.add("backlog_changes", self.backlog_changes);
+        report.add("backlog_messages", self.backlog);
+        report.add("measured_messages", self.latencies.count());
+        let [median, p95, p99, longest] = self.latencies.quantiles_ms([500, 950, 990, 1_000]);
+        report.add_rounded("latency_median_ms", Some(median));
+        report.add_rounded("latency_p95_ms", Some(p95));
+        report.add_rounded("latency_p99_ms", Some(p99));
+        report.add_rounded("latency_max_ms", Some(longest));
+        let cpu_us = each_us(self.spent.server_ms, self.delivered);
+        report.add_rounded("server_cpu_per_delivery_us", cpu_us);
+    }
 }
 
-/// Inserts on schedule; one that is late is not made up for by moving the schedule. Returns how many were made.
-async fn insert(
-    database: &Arc<tokio_postgres::Client>,
+/// Measures the bare program with messages as long and as many a second, and what it delivers at most.
+async fn beside_bare(
     options: &Options,
-    epoch: Instant,
-) -> anyhow::Result<u64> {
-    let statement = Arc::new(
-        database
-            .prepare(&format!(
-                "insert into public.{TABLE} (user_id, sent_us, body) values ($1::text::uuid, $2, 'x')"
-            ))
-            .await?,
-    );
-    let total = options.rate * options.seconds;
-    let started = Instant::now();
-    for number in 0..total {
-        let due = started + Duration::from_micros(number * 1_000_000 / options.rate);
-        tokio::time::sleep_until(due.into()).await;
-        let owner = token::subject(usize::try_from(number)? % options.subscribers.max(1));
-        let sent_us = i64::try_from(epoch.elapsed().as_micros())?;
-        database.execute(&*statement, &[&owner, &sent_us]).await?;
+    measured: &Measured,
+    frame_bytes: usize,
+    report: &mut Report,
+) -> anyhow::Result<()> {
+    let receivers = u32::try_from(options.subscribers)?;
+    let rate = measured.delivered_per_s() / f64::from(receivers);
+    let Baseline {
+        saturated_deliveries_per_s,
+        paced_server_cpu_us,
+    } = fanout::baseline(receivers, frame_bytes, rate, options.seconds.min(BARE_S)).await?;
+    report.add("frame_bytes", frame_bytes);
+    report.add_rounded("bare_saturated_deliveries_per_s", saturated_deliveries_per_s);
+    report.add_rounded("bare_cpu_per_delivery_us", paced_server_cpu_us);
+    let cpu_us = each_us(measured.spent.server_ms, measured.delivered);
+    report.add_rounded("server_cpu_to_bare_ratio", quotient(cpu_us, paced_server_cpu_us));
+    if options.rate == 0 {
+        let ratio = quotient(Some(measured.delivered_per_s()), saturated_deliveries_per_s);
+        report.add_rounded("delivered_to_bare_ratio", ratio);
     }
-    Ok(total)
+    Ok(())
+}
+
+fn quotient(ours: Option<f64>, bare: Option<f64>) -> Option<f64> {
+    Some(ours? / bare.filter(|bare| *bare > 0.0)?)
 }

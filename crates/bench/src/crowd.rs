@@ -3,10 +3,11 @@
 //! Joins are spoken as the protocol has them. Once a socket is in the crowd, its frames are counted where they lie in
 //! the read buffer, which all sockets share, and not decoded.
 
+use crate::bare;
 use crate::frames::{Frames, append_masked};
 use crate::numbered;
 use crate::tally::Tally;
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use serde_json::{Value, json};
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -22,7 +23,7 @@ use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::{Control, Data, OpCode};
 use url::Url;
-use walcast_protocol::{Ref, Version, decode_server_text};
+use walcast_protocol::{Ref, ServerMessage, Version, decode_server_text};
 
 /// Servers end sockets they hear nothing from for 60 s.
 const HEARTBEAT: Duration = Duration::from_secs(20);
@@ -63,42 +64,111 @@ impl Entrant {
 
     /// Joins a topic; `reference` is the join's `ref` and the channel's `join_ref`.
     pub(crate) async fn join(&mut self, topic: &str, reference: &str, config: &Value) -> anyhow::Result<()> {
-        let join = json!([reference, reference, topic, "phx_join", { "config": config }]);
-        let mut frame = Vec::new();
-        append_masked(&mut frame, Data::Text, join.to_string().as_bytes())?;
-        self.tcp.write_all(&frame).await?;
-        tokio::time::timeout(JOIN_TIMEOUT, self.await_reply(reference))
+        self.push_join(topic, reference, json!({ "config": config }))
+            .await?;
+        let reference = Ref::from_text(reference);
+        let answered = self.find(|message| {
+            (message.event == "phx_reply" && message.reference == reference).then(|| joined(message))
+        });
+        tokio::time::timeout(JOIN_TIMEOUT, answered)
             .await
             .with_context(|| format!("the join of {topic} was not answered"))?
     }
 
-    async fn await_reply(&mut self, reference: &str) -> anyhow::Result<()> {
+    /// Waits until the bare program says that the socket gets what is sent from now on.
+    pub(crate) async fn be_seated(&mut self) -> anyhow::Result<()> {
+        let mut frame = Vec::new();
+        append_masked(&mut frame, Data::Text, b"[]")?;
+        self.tcp.write_all(&frame).await?;
+        let seated = self.find(|message| (message.event == bare::SEATED).then_some(Ok(())));
+        tokio::time::timeout(JOIN_TIMEOUT, seated)
+            .await
+            .context("the bare program did not take a socket in")?
+    }
+
+    /// Joins a topic with a token of the channel's own, and waits until the server says that its subscription to row
+    /// changes works, which other servers do some time after they answer the join (`protocol.md 7.3`).
+    pub(crate) async fn subscribe(
+        &mut self,
+        topic: &str,
+        reference: &str,
+        bindings: &Value,
+        access_token: &str,
+    ) -> anyhow::Result<()> {
+        let config = json!({ "postgres_changes": bindings });
+        let payload = json!({ "config": config, "access_token": access_token });
+        self.push_join(topic, reference, payload).await?;
+        let reference = Ref::from_text(reference);
+        let confirmed = self.find(|message| match message.event.as_str() {
+            "phx_reply" if message.reference == reference => joined(message).err().map(Err),
+            "system" if message.topic == topic => Some(confirmed(message)),
+            _ => None,
+        });
+        tokio::time::timeout(JOIN_TIMEOUT, confirmed)
+            .await
+            .with_context(|| format!("the subscription of {topic} was not confirmed"))?
+    }
+
+    async fn push_join(&mut self, topic: &str, reference: &str, payload: Value) -> anyhow::Result<()> {
+        let join = json!([reference, reference, topic, "phx_join", payload]);
+        let mut frame = Vec::new();
+        append_masked(&mut frame, Data::Text, join.to_string().as_bytes())?;
+        Ok(self.tcp.write_all(&frame).await?)
+    }
+
+    /// Reads until a message is what is looked for.
+    async fn find(
+        &mut self,
+        mut judge: impl FnMut(&ServerMessage) -> Option<anyhow::Result<()>>,
+    ) -> anyhow::Result<()> {
         let mut buffer = [0; 4096];
         loop {
             let count = self.tcp.read(&mut buffer).await?;
             ensure!(count > 0, "the server closed the socket");
-            let mut reply = None;
+            let mut found = None;
             self.frames
                 .read(buffer.get(..count).unwrap_or_default(), |opcode, payload| {
-                    reply = reply.take().or_else(|| reply_to(reference, opcode, payload));
+                    if opcode == OpCode::Data(Data::Text) && found.is_none() {
+                        found = decode(payload).and_then(|message| judge(&message));
+                    }
                 })?;
-            match reply {
-                None => {}
-                Some(reply) if reply["status"] == "ok" => return Ok(()),
-                Some(reply) => bail!("the join was refused: {}", reply["response"]),
+            if let Some(found) = found {
+                return found;
             }
         }
     }
 }
 
-/// The payload of the reply with this reference, if the frame is one.
-fn reply_to(reference: &str, opcode: OpCode, payload: &[u8]) -> Option<Value> {
-    if opcode != OpCode::Data(Data::Text) {
-        return None;
-    }
-    let message = decode_server_text(Version::V2, std::str::from_utf8(payload).ok()?).ok()?;
-    let is_reply = message.event == "phx_reply" && message.reference == Ref::from_text(reference);
-    is_reply.then(|| serde_json::from_str(message.payload.get()).ok())?
+fn decode(text: &[u8]) -> Option<ServerMessage> {
+    decode_server_text(Version::V2, std::str::from_utf8(text).ok()?).ok()
+}
+
+/// What the reply to a join says.
+fn joined(reply: &ServerMessage) -> anyhow::Result<()> {
+    let reply: Value = serde_json::from_str(reply.payload.get())?;
+    ensure!(
+        reply["status"] == "ok",
+        "the join was refused: {}",
+        reply["response"]
+    );
+    Ok(())
+}
+
+/// What a `system` message says of a subscription.
+fn confirmed(system: &ServerMessage) -> anyhow::Result<()> {
+    let system: Value = serde_json::from_str(system.payload.get())?;
+    ensure!(
+        system["status"] == "ok",
+        "the subscription failed: {}",
+        system["message"]
+    );
+    Ok(())
+}
+
+/// What a socket of a crowd counts.
+pub(crate) trait Count: 'static {
+    /// Takes a message that is the load's and says so; others are looked at for the end of a channel.
+    fn count(&mut self, kind: Data, payload: &[u8], now_us: u64, tally: &Tally) -> bool;
 }
 
 /// What crowds check of the order in which messages arrive.
@@ -110,6 +180,30 @@ pub(crate) enum Senders {
     Many,
 }
 
+/// Counts numbered broadcasts.
+struct Broadcasts {
+    senders: Senders,
+    last: Option<u64>,
+}
+
+impl Count for Broadcasts {
+    fn count(&mut self, kind: Data, payload: &[u8], now_us: u64, tally: &Tally) -> bool {
+        if kind != Data::Binary || payload.first() != Some(&BROADCAST) {
+            return false;
+        }
+        let Some(number) = numbered::number(payload) else {
+            tally.fault("a broadcast of somebody else arrived".to_owned());
+            return true;
+        };
+        if self.senders == Senders::One && self.last.is_some_and(|last| last >= number) {
+            tally.fault(format!("message {number} arrived after {:?}", self.last));
+        }
+        self.last = Some(number);
+        tally.arrive(number, now_us);
+        true
+    }
+}
+
 /// Sockets that count what they receive. Their tasks end with it.
 pub(crate) struct Crowd {
     members: Vec<Rc<Mutex<OwnedWriteHalf>>>,
@@ -118,8 +212,17 @@ pub(crate) struct Crowd {
 }
 
 impl Crowd {
-    /// Lets sockets in; they are members by their position.
+    /// Lets sockets in, to count broadcasts; they are members by their position.
     pub(crate) fn gather(entrants: Vec<Entrant>, tally: &Rc<Tally>, senders: Senders) -> Self {
+        Self::gather_counting(entrants, tally, |_| Broadcasts { senders, last: None })
+    }
+
+    /// Lets sockets in, each with what it counts; they are members by their position.
+    pub(crate) fn gather_counting<C: Count>(
+        entrants: Vec<Entrant>,
+        tally: &Rc<Tally>,
+        counter: impl Fn(usize) -> C,
+    ) -> Self {
         let buffer = Rc::new(RefCell::new(vec![0; READ_BUFFER_BYTES]));
         let mut tasks = JoinSet::new();
         let mut members = Vec::with_capacity(entrants.len());
@@ -129,8 +232,7 @@ impl Crowd {
             let listener = Listener {
                 reading,
                 frames: entrant.frames,
-                senders,
-                last: None,
+                counter: counter(number),
                 tally: Rc::clone(tally),
                 buffer: Rc::clone(&buffer),
             };
@@ -174,16 +276,15 @@ async fn keep_alive(members: Vec<Rc<Mutex<OwnedWriteHalf>>>) {
     }
 }
 
-struct Listener {
+struct Listener<C> {
     reading: OwnedReadHalf,
     frames: Frames,
-    senders: Senders,
-    last: Option<u64>,
+    counter: C,
     tally: Rc<Tally>,
     buffer: Rc<RefCell<Vec<u8>>>,
 }
 
-impl Listener {
+impl<C: Count> Listener<C> {
     async fn listen(mut self) -> io::Result<std::convert::Infallible> {
         loop {
             poll_fn(|context| {
@@ -203,24 +304,14 @@ impl Listener {
         }
         let Self {
             frames,
-            senders,
-            last,
+            counter,
             tally,
             ..
         } = self;
         let now_us = tally.now_us();
         let mut closed = None;
         frames.read(bytes, |opcode, payload| match opcode {
-            OpCode::Data(Data::Binary) if payload.first() == Some(&BROADCAST) => {
-                let Some(number) = numbered::number(payload) else {
-                    return tally.fault("a broadcast of somebody else arrived".to_owned());
-                };
-                if *senders == Senders::One && last.is_some_and(|last| last >= number) {
-                    tally.fault(format!("message {number} arrived after {last:?}"));
-                }
-                *last = Some(number);
-                tally.arrive(number, now_us);
-            }
+            OpCode::Data(kind) if counter.count(kind, payload, now_us, tally) => {}
             OpCode::Control(Control::Close) => {
                 let reason = payload.get(2..).map(String::from_utf8_lossy).unwrap_or_default();
                 closed = Some(format!("the server closed it: {reason}"));
@@ -234,10 +325,11 @@ impl Listener {
     }
 }
 
-/// Whether a channel ended.
+/// Whether a channel ended, or its subscription did.
 fn is_end(text: &[u8]) -> bool {
-    std::str::from_utf8(text)
-        .ok()
-        .and_then(|text| decode_server_text(Version::V2, text).ok())
-        .is_some_and(|message| matches!(message.event.as_str(), "phx_close" | "phx_error"))
+    decode(text).is_some_and(|message| match message.event.as_str() {
+        "phx_close" | "phx_error" => true,
+        "system" => confirmed(&message).is_err(),
+        _ => false,
+    })
 }

@@ -11,6 +11,8 @@ use anyhow::{Context, ensure};
 use clap::Args;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use serde_json::json;
+use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::Data;
@@ -28,6 +30,9 @@ const WARM_UP: Duration = Duration::from_millis(500);
 /// Connects and joins under way at a time.
 const PARALLEL: usize = 32;
 
+/// Messages on their way at saturation.
+const IN_FLIGHT: usize = 32;
+
 /// The load.
 #[derive(Args)]
 pub(crate) struct Options {
@@ -38,7 +43,7 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 100)]
     payload_bytes: usize,
     /// At saturation: messages sent and not yet with everybody.
-    #[arg(long, default_value_t = 32)]
+    #[arg(long, default_value_t = IN_FLIGHT)]
     in_flight: usize,
     /// At a fixed rate: messages a second.
     #[arg(long, default_value_t = 50)]
@@ -60,6 +65,8 @@ struct Side {
     crowd: Crowd,
     /// Whether the sender pushes, or sends what receivers get.
     is_bare: bool,
+    /// Whether the load is to end. It must end by itself: cut off in the middle of a frame, it would lose a message.
+    is_over: Cell<bool>,
     saturated: Vec<Measured>,
     paced: Vec<Measured>,
     latencies: Latencies,
@@ -120,6 +127,46 @@ pub(crate) async fn run(server: &Server, options: &Options) -> anyhow::Result<Re
     Ok(report)
 }
 
+/// What the bare program does with a load.
+pub(crate) struct Baseline {
+    pub(crate) saturated_deliveries_per_s: Option<f64>,
+    pub(crate) paced_server_cpu_us: Option<f64>,
+}
+
+/// Measures the bare program alone, with messages of `frame_bytes` on the wire: as many as it delivers, and `rate` a
+/// second.
+///
+/// # Errors
+/// If it loses one.
+pub(crate) async fn baseline(
+    receivers: u32,
+    frame_bytes: usize,
+    rate: f64,
+    seconds: u64,
+) -> anyhow::Result<Baseline> {
+    let header = encode_user_broadcast(TOPIC, EVENT, "", Encoding::Json, b"");
+    let header_bytes = header.context("the topic is too long")?.len();
+    let options = Options {
+        receivers,
+        payload_bytes: frame_bytes
+            .saturating_sub(header_bytes)
+            .max(numbered::SHORTEST_BYTES),
+        in_flight: IN_FLIGHT,
+        rate: rate.round().max(1.0) as u64,
+        seconds,
+        rounds: 1,
+        without_bare: false,
+    };
+    let bare = Bare::start().await?;
+    let mut side = Side::open(&bare.endpoint, Some(bare.pid), true, &options).await?;
+    side.saturate(&options).await?;
+    side.pace(&options).await?;
+    Ok(Baseline {
+        saturated_deliveries_per_s: median(&side.saturated, |measured| Some(measured.deliveries_per_s)),
+        paced_server_cpu_us: median(&side.paced, |measured| measured.server_cpu_us),
+    })
+}
+
 /// What the ratios are made of.
 struct Essence {
     deliveries_per_s: Option<f64>,
@@ -136,7 +183,9 @@ impl Side {
         let config = json!({ "broadcast": { "self": false }, "presence": { "enabled": false } });
         let enter = || async {
             let mut entrant = Entrant::connect(endpoint).await?;
-            if !is_bare {
+            if is_bare {
+                entrant.be_seated().await?;
+            } else {
                 entrant.join(TOPIC, JOIN_REF, &config).await?;
             }
             anyhow::Ok(entrant)
@@ -150,6 +199,7 @@ impl Side {
             pid,
             crowd: Crowd::gather(entrants, &Rc::new(Tally::new()), Senders::One),
             is_bare,
+            is_over: Cell::new(false),
             saturated: Vec::new(),
             paced: Vec::new(),
             latencies: Latencies::default(),
@@ -159,15 +209,15 @@ impl Side {
     /// As much as the server delivers, with a fixed number of messages on their way.
     async fn saturate(&mut self, options: &Options) -> anyhow::Result<()> {
         let load = async {
-            loop {
-                while self.crowd.tally().in_flight() < options.in_flight {
+            let tally = self.crowd.tally();
+            while !self.is_over.get() && !tally.is_faulty() {
+                if tally.in_flight() < options.in_flight {
                     self.send(options).await?;
+                } else {
+                    tally.moved().await;
                 }
-                if self.crowd.tally().is_faulty() {
-                    return Ok(());
-                }
-                self.crowd.tally().moved().await;
             }
+            anyhow::Ok(())
         };
         let measured = self.measure(load, options).await?;
         self.saturated.push(measured);
@@ -182,10 +232,10 @@ impl Side {
             for number in 0.. {
                 let due = started + Duration::from_micros(number * 1_000_000 / options.rate);
                 tokio::time::sleep_until(due.into()).await;
-                self.send(options).await?;
-                if self.crowd.tally().is_faulty() {
+                if self.is_over.get() || self.crowd.tally().is_faulty() {
                     break;
                 }
+                self.send(options).await?;
             }
             anyhow::Ok(())
         };
@@ -195,7 +245,7 @@ impl Side {
         Ok(())
     }
 
-    /// Looks at the counters while a load that never ends by itself runs, then waits until everything has arrived.
+    /// Looks at the counters while a load runs that ends when it is over, then waits until everything has arrived.
     async fn measure(
         &self,
         load: impl Future<Output = anyhow::Result<()>>,
@@ -216,14 +266,20 @@ impl Side {
             tokio::time::sleep(Duration::from_secs(options.seconds)).await;
             (before, clocks())
         };
+        self.is_over.set(false);
+        let mut load = pin!(load);
         let (before, after) = tokio::select! {
-            ended = load => {
+            ended = &mut load => {
                 ended?;
                 let faults = tally.take_faults().join("; ");
                 anyhow::bail!("the load ended early: {faults}");
             }
             clocks = watch => clocks,
         };
+        self.is_over.set(true);
+        if let Ok(ended) = tokio::time::timeout(PATIENCE, load).await {
+            ended?;
+        }
         tally.settle(PATIENCE).await;
         let faults = tally.take_faults();
         ensure!(faults.is_empty(), "{}", faults.join("; "));

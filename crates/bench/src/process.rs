@@ -7,8 +7,23 @@ const TICK_MS: u64 = 10;
 
 /// Resident memory of a process in KiB.
 pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmRSS:")
+}
+
+/// The most resident memory a process has had since it began, or since [`forget_peak`].
+pub(crate) fn peak_kib(pid: u32) -> Option<u64> {
+    status_kib(pid, "VmHWM:")
+}
+
+/// Begins the peak of a process anew. Takes the rights of its user; without them the peak stays what it was.
+pub(crate) fn forget_peak(pid: u32) {
+    // proc(5): 5 resets the peak.
+    let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
+}
+
+fn status_kib(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"))?;
+    let line = status.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
 }
 

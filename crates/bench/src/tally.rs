@@ -18,6 +18,8 @@ struct Counts {
     sent: Vec<Sent>,
     /// Messages that everybody got.
     completed: usize,
+    /// Deliveries there have to be, and those there have been.
+    expected: u64,
     deliveries: u64,
     latencies: Option<Latencies>,
     faults: Vec<String>,
@@ -47,6 +49,8 @@ impl Tally {
     pub(crate) fn send(&self, receivers: u32) -> u64 {
         let at_us = self.now_us();
         let mut counts = self.counts.borrow_mut();
+        counts.expected += u64::from(receivers);
+        counts.completed += usize::from(receivers == 0);
         counts.sent.push(Sent {
             at_us,
             missing: receivers,
@@ -109,6 +113,16 @@ impl Tally {
         self.counts.borrow().deliveries
     }
 
+    /// Deliveries that the messages sent so far amount to.
+    pub(crate) fn expected(&self) -> u64 {
+        self.counts.borrow().expected
+    }
+
+    /// The number the next message will have.
+    pub(crate) fn next_number(&self) -> u64 {
+        self.counts.borrow().sent.len() as u64
+    }
+
     /// From now on latencies are recorded.
     pub(crate) fn record(&self) {
         self.counts.borrow_mut().latencies = Some(Latencies::default());
@@ -131,13 +145,7 @@ impl Tally {
             }
         };
         if tokio::time::timeout(patience, settled).await.is_err() {
-            let missing: u64 = self
-                .counts
-                .borrow()
-                .sent
-                .iter()
-                .map(|sent| u64::from(sent.missing))
-                .sum();
+            let missing = self.expected() - self.deliveries();
             self.fault(format!("{missing} deliveries are missing"));
         }
     }
@@ -166,6 +174,15 @@ mod tests {
         tally.arrive(number, 0);
         tally.arrive(number, 0);
         assert_eq!((tally.take_faults().len(), tally.deliveries()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_message_for_nobody_is_never_in_flight() {
+        let tally = Tally::new();
+        tally.send(0);
+        tally.settle(Duration::ZERO).await;
+        assert_eq!((tally.in_flight(), tally.expected()), (0, 0));
+        assert!(!tally.is_faulty());
     }
 
     #[tokio::test]
