@@ -56,7 +56,7 @@ pub struct Broadcast {
 /// The object `config.presence`.
 #[derive(Clone, Debug, Default)]
 pub struct Presence {
-    /// Presence was asked for at join.
+    /// Presence was asked for at join, or the client is too old to say (decision 22).
     pub enabled: bool,
     /// The key, if the client chose a usable one.
     pub key: Option<String>,
@@ -163,8 +163,10 @@ impl Reader {
         let Some(fields) = self.optional_object(config, "presence") else {
             return Presence::default();
         };
+        // Clients from before the option send a key alone, if only an empty one, and wait for a state.
+        let is_older = fields.contains_key("key") && !fields.contains_key("enabled");
         Presence {
-            enabled: self.flag(&fields, "enabled", "presence.enabled"),
+            enabled: is_older || self.flag(&fields, "enabled", "presence.enabled"),
             key: present(&fields, "key").and_then(|raw| self.presence_key(raw)),
         }
     }

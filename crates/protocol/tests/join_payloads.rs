@@ -134,6 +134,20 @@ fn replay_is_asked_for_by_its_key_alone() {
 }
 
 #[test]
+fn a_presence_key_without_a_word_of_enabled_is_that_of_an_older_client_which_waits_for_a_state() {
+    for (sent, enabled) in [
+        (r#"{"key":""}"#, true),
+        (r#"{"key":"me"}"#, true),
+        (r#"{"key":"me","enabled":false}"#, false),
+        (r#"{"key":"me","enabled":null}"#, false),
+        ("{}", false),
+    ] {
+        let (config, _) = config(&format!(r#"{{"presence":{sent}}}"#));
+        assert_eq!(config.presence.enabled, enabled, "{sent}");
+    }
+}
+
+#[test]
 fn presence_keys_are_texts_or_made_so_and_objects_and_lists_are_none() {
     for (sent, key, problems) in [
         (r#""me""#, Some("me"), 0),
