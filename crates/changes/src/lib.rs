@@ -35,6 +35,7 @@ mod generated;
 mod index;
 mod lane;
 mod like;
+mod lost_columns;
 mod meter;
 mod moment;
 mod notice;

@@ -8,6 +8,7 @@ use crate::deleted;
 use crate::engine::{Context, DeleteVisibility};
 use crate::index::{ActionKind, Index, Listener};
 use crate::lane::Ticket;
+use crate::lost_columns::LostColumns;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
@@ -68,6 +69,7 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         roles: None,
         rights: RightsVersion::default(),
         open_filters: OpenFilters::default(),
+        lost_columns: LostColumns::default(),
         metered: Metered::default(),
         line: VecDeque::new(),
     };
@@ -110,6 +112,7 @@ struct Worker {
     roles: Option<(Instant, HashSet<String>)>,
     rights: RightsVersion,
     open_filters: OpenFilters,
+    lost_columns: LostColumns,
     metered: Metered,
     line: VecDeque<Decided>,
 }
@@ -178,6 +181,10 @@ impl Worker {
             // What is under way was matched with the view that is replaced.
             self.deliver_all().await;
             self.renew_view(&first.change).await?;
+            if let Some(view) = &self.view {
+                let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
+                self.lost_columns.tell(view, &listeners);
+            }
         }
         self.complete(&mut items).await;
         self.take_census(&table).await?;

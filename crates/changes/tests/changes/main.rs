@@ -15,6 +15,7 @@ mod old_rows;
 mod options;
 mod partitions;
 mod primary_keys;
+mod publications;
 mod questions;
 mod refused_rows;
 mod rights;

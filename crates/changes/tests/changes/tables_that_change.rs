@@ -164,16 +164,58 @@ async fn columns_that_come_go_and_change_are_shown_as_they_were_when_the_row_was
         assert_eq!(listener.change().await["record"], *record, "{ddl}");
         assert_eq!(of_a.change().await["record"], *record, "{ddl}");
     }
-    // A filter's column that is gone matches nothing, and comes back with its name.
+    // A filter's column that is gone matches nothing, which is said, and comes back with its name.
+    for (there, back, ids) in [("z", "a", (6, 7)), ("y", "a", (8, 9))] {
+        scene
+            .run(&format!(
+                "alter table t rename column {back} to {there}; insert into t values ({}, 'x')",
+                ids.0
+            ))
+            .await;
+        assert_eq!(
+            listener.change().await["record"],
+            json!({ "id": ids.0, there: "x" })
+        );
+        let (status, text) = of_a.system().await;
+        assert_eq!(status, "error");
+        assert!(text.contains("public.t has no column a any more"), "{text}");
+        scene
+            .run(&format!(
+                "alter table t rename column {there} to {back}; insert into t values ({}, 'x')",
+                ids.1
+            ))
+            .await;
+        assert_eq!(listener.id().await, ids.1);
+        assert_eq!(of_a.id().await, ids.1);
+    }
+}
+
+#[tokio::test]
+async fn a_column_that_is_dropped_or_has_another_type_is_told_to_who_named_it_once() {
+    let scene = Scene::new(&table("t", "id int primary key, a text, n int")).await;
+    let mut everything = scene.listen(service(), all("t")).await;
+    let mut by_n = scene.listen(service(), filtered("t", "n=gt.1")).await;
+    let selected = json!([{ "schema": "public", "table": "t", "select": ["a"] }]);
+    let mut selecting = scene.listen(service(), selected).await;
     scene
-        .run("alter table t rename column a to z; insert into t values (6, 'x')")
+        .run("alter table t drop column a; alter table t alter column n type text; insert into t values (1, '0')")
         .await;
-    assert_eq!(listener.change().await["record"], json!({ "id": 6, "z": "x" }));
     scene
-        .run("alter table t rename column z to a; insert into t values (7, 'x')")
+        .run("comment on table t is 'again'; grant select on t to anon; insert into t values (2, '0')")
         .await;
-    assert_eq!(listener.id().await, 7);
-    assert_eq!(of_a.id().await, 7);
+    let (_, text) = by_n.system().await;
+    assert!(
+        text.contains("column n of table public.t has another type"),
+        "{text}"
+    );
+    let (_, text) = selecting.system().await;
+    assert!(text.contains("public.t has no column a any more"), "{text}");
+    for id in [1, 2] {
+        assert_eq!(everything.id().await, id);
+        assert_eq!(selecting.change().await["record"], json!({ "id": id }));
+    }
+    assert!(everything.frames.try_recv().is_err());
+    assert!(selecting.frames.try_recv().is_err());
 }
 
 #[tokio::test]
