@@ -1,20 +1,28 @@
 //! A node's place among the others.
 
 use crate::bus::Bus;
-use crate::config::{Config, RedisConfig};
+use crate::config::{Config, RedisConfig, Vitality};
+use crate::counts::Counts;
 use crate::lease::Leases;
-use crate::memory::{MemoryBus, MemoryLeases, MemoryStreams, Wire};
+use crate::memory::{MemoryBus, MemoryLeases, MemoryShelf, MemoryStreams, Wire};
 use crate::node::NodeId;
+use crate::presence::Presences;
+use crate::presence::shelf::Shelf;
 use crate::redis::bus::RedisBus;
 use crate::redis::dial::{ConnectError, Dial};
 use crate::redis::health::Health;
 use crate::redis::keys::Keys;
 use crate::redis::lease::RedisLeases;
 use crate::redis::link::Link;
+use crate::redis::shelf::RedisShelf;
 use crate::redis::stream::RedisStreams;
 use crate::stream::Streams;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How often a node tells the others its counts.
+const COUNT_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The nodes of one process. For tests of several nodes without Redis.
 #[derive(Clone, Default)]
@@ -22,6 +30,7 @@ pub struct Hub {
     wire: Arc<Wire>,
     leases: Arc<MemoryLeases>,
     streams: Arc<MemoryStreams>,
+    shelf: Arc<MemoryShelf>,
 }
 
 /// What a node shares with the others.
@@ -30,6 +39,8 @@ pub struct Cluster {
     bus: Arc<dyn Bus>,
     leases: Leases,
     streams: Arc<dyn Streams>,
+    presences: Presences,
+    counts: Counts,
 }
 
 impl fmt::Debug for Cluster {
@@ -49,25 +60,29 @@ impl Cluster {
     /// goes away is waited for.
     pub async fn join(config: &Config) -> Result<Self, ConnectError> {
         match &config.redis {
-            Some(redis) => Self::through_redis(redis).await,
-            None => Ok(Self::in_memory(&Hub::default())),
+            Some(redis) => Self::through_redis(redis, config.vitality).await,
+            None => Ok(Self::in_memory(&Hub::default(), config.vitality)),
         }
     }
 
     /// A node among those of a process.
     #[must_use]
-    pub fn in_memory(hub: &Hub) -> Self {
+    pub fn in_memory(hub: &Hub, vitality: Vitality) -> Self {
         let node = NodeId::random();
         let leases: Arc<MemoryLeases> = Arc::clone(&hub.leases);
+        let shelf: Arc<MemoryShelf> = Arc::clone(&hub.shelf);
+        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node));
         Self {
             node,
-            bus: Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node)),
+            presences: Presences::start(Arc::clone(&bus), shelf, vitality),
+            counts: Counts::start(Arc::clone(&bus), COUNT_INTERVAL),
+            bus,
             leases: Leases::new(leases),
             streams: Arc::<MemoryStreams>::clone(&hub.streams),
         }
     }
 
-    async fn through_redis(config: &RedisConfig) -> Result<Self, ConnectError> {
+    async fn through_redis(config: &RedisConfig, vitality: Vitality) -> Result<Self, ConnectError> {
         let node = NodeId::random();
         let dial = Dial::new(config)?;
         dial.probe().await?;
@@ -77,12 +92,16 @@ impl Cluster {
         let mut events = health.events();
         let leases = RedisLeases::new(Arc::clone(&link), keys.clone());
         let streams = RedisStreams::new(Arc::clone(&link), dial.clone(), keys.clone());
+        let shelf: Arc<dyn Shelf> = Arc::new(RedisShelf::new(Arc::clone(&link), keys.clone()));
         let bus = RedisBus::start(node, dial, keys, link, health);
         // The first event is that of being connected; a Redis that went away meanwhile is waited for.
         while !bus.is_connected() && events.recv().await.is_ok() {}
+        let bus: Arc<dyn Bus> = Arc::new(bus);
         Ok(Self {
             node,
-            bus: Arc::new(bus),
+            presences: Presences::start(Arc::clone(&bus), shelf, vitality),
+            counts: Counts::start(Arc::clone(&bus), COUNT_INTERVAL),
+            bus,
             leases: Leases::new(Arc::new(leases)),
             streams: Arc::new(streams),
         })
@@ -110,5 +129,17 @@ impl Cluster {
     #[must_use]
     pub fn streams(&self) -> &Arc<dyn Streams> {
         &self.streams
+    }
+
+    /// Who is present where.
+    #[must_use]
+    pub fn presences(&self) -> &Presences {
+        &self.presences
+    }
+
+    /// What limits over all nodes count.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
     }
 }

@@ -10,12 +10,15 @@
 mod bus;
 mod cluster;
 mod config;
+mod counts;
 mod envelope;
 mod error;
+pub mod fuzzing;
 mod interest;
 mod lease;
 mod memory;
 mod node;
+mod presence;
 mod redis;
 mod stream;
 
@@ -23,8 +26,11 @@ pub use crate::redis::dial::ConnectError;
 pub use bus::{Bus, BusStats, Event, Listener, PublishError, Received, Subscription};
 pub use cluster::{Cluster, Hub};
 pub use config::{Config, ConfigError, Endpoint, Password, RedisConfig, Vitality};
+pub use counts::Counts;
 pub use envelope::{EnvelopeError, MAX_PAYLOAD_BYTES, open, seal};
 pub use error::ClusterError;
 pub use lease::{Attempt, Lease, Leases, MIN_TTL};
 pub use node::{NodeId, NotANode};
+pub use presence::view::{Diff, Presence};
+pub use presence::{MAX_ID_BYTES, MAX_PRESENCE_BYTES, Presences, Watch, Watcher};
 pub use stream::{Bound, Entry, From, MAX_ENTRY_BYTES, Position, Read, Reader, Streams};

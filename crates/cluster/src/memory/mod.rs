@@ -2,8 +2,10 @@
 
 mod bus;
 mod lease;
+mod shelf;
 mod stream;
 
 pub(crate) use bus::{MemoryBus, Wire};
 pub(crate) use lease::MemoryLeases;
+pub(crate) use shelf::MemoryShelf;
 pub(crate) use stream::{MemoryStreams, check_length};

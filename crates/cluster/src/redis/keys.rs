@@ -3,6 +3,7 @@
 //! What must be changed together shares the part in braces, which keeps it on one node of a Redis cluster.
 
 use crate::config::RedisConfig;
+use crate::node::NodeId;
 
 /// Names under a prefix.
 #[derive(Debug, Clone)]
@@ -27,6 +28,36 @@ impl Keys {
     /// The topic of a channel.
     pub(crate) fn topic<'a>(&self, channel: &'a str) -> Option<&'a str> {
         channel.strip_prefix(&self.bus)
+    }
+
+    /// A hash: who is present in a place, `tenant:topic`.
+    pub(crate) fn presence(&self, place: &str) -> String {
+        format!("{}presence:{{{place}}}", self.prefix)
+    }
+
+    /// A hash: node to the time by which it must say that it lives.
+    pub(crate) fn alive(&self) -> String {
+        format!("{}{{nodes}}:alive", self.prefix)
+    }
+
+    /// A hash: dead node to the time until which somebody cleans up after it.
+    pub(crate) fn dead(&self) -> String {
+        format!("{}{{nodes}}:dead", self.prefix)
+    }
+
+    /// A string: changes when Redis has lost its data.
+    pub(crate) fn epoch(&self) -> String {
+        format!("{}{{nodes}}:epoch", self.prefix)
+    }
+
+    /// A string: when the last node said that it lives.
+    pub(crate) fn beaten(&self) -> String {
+        format!("{}{{nodes}}:beaten", self.prefix)
+    }
+
+    /// A set: the places in which a node may have presences.
+    pub(crate) fn traces(&self, node: NodeId) -> String {
+        format!("{}traces:{node}", self.prefix)
     }
 
     /// A string: the token of who holds a lease.
@@ -70,5 +101,13 @@ mod tests {
                 Slot::for_key(keys().fence(name))
             );
         }
+        let slot = Slot::for_key(keys().alive());
+        assert_eq!(slot, Slot::for_key(keys().dead()));
+        assert_eq!(slot, Slot::for_key(keys().epoch()));
+    }
+
+    #[test]
+    fn presences_are_kept_by_tenant_and_topic() {
+        assert_eq!(keys().presence("t:room"), "walcast:presence:{t:room}");
     }
 }

@@ -4,7 +4,7 @@ use crate::error::ClusterError;
 use crate::redis::backoff::Backoff;
 use crate::redis::dial::{Connection, Dial, Pushed, is_broken, told};
 use crate::redis::health::{Health, Line};
-use redis::{FromRedisValue, PushInfo, PushKind, RedisError, Script};
+use redis::{Cmd, FromRedisValue, PushInfo, PushKind, RedisError, Script};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, watch};
@@ -78,6 +78,13 @@ impl Link {
             }
             told(&error)
         })
+    }
+
+    /// Asks Redis.
+    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, ClusterError> {
+        let mut live = self.live()?;
+        let answer = command.query_async(&mut live.connection).await;
+        self.judge(&live, answer)
     }
 
     /// Runs a script. Its keys are of one slot.

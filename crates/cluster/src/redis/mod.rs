@@ -8,5 +8,6 @@ pub(crate) mod keys;
 pub(crate) mod lease;
 pub(crate) mod link;
 mod publisher;
+pub(crate) mod shelf;
 pub(crate) mod stream;
 mod subscriber;

@@ -57,7 +57,7 @@ impl Fleet {
     /// Another node.
     pub(crate) async fn node(&self) -> Cluster {
         match self {
-            Self::Memory(hub) => Cluster::in_memory(hub),
+            Self::Memory(hub) => Cluster::in_memory(hub, VITALITY),
             Self::Redis(config, _) => join(config).await,
         }
     }

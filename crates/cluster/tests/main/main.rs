@@ -4,10 +4,12 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a broken fact may stop a test")]
 
 mod bus;
+mod counts;
 mod faults;
 mod fleet;
 mod lease;
 mod login;
+mod presence;
 mod stream;
 
 use fleet::{Fleet, Kind};
@@ -63,10 +65,24 @@ fn main() {
 
 /// What holds however nodes share.
 fn shared() -> Vec<Case<Fleet>> {
-    [bus::shared(), lease::shared(), stream::shared()].concat()
+    [
+        bus::shared(),
+        counts::shared(),
+        lease::shared(),
+        presence::shared(),
+        stream::shared(),
+    ]
+    .concat()
 }
 
 /// What can be wrong with a Redis.
 fn of_redis() -> Vec<Case<()>> {
-    [faults::all(), lease::of_redis(), login::all(), stream::of_redis()].concat()
+    [
+        faults::all(),
+        lease::of_redis(),
+        login::all(),
+        presence::of_redis(),
+        stream::of_redis(),
+    ]
+    .concat()
 }
