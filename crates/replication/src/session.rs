@@ -49,21 +49,7 @@ pub(crate) struct Prepared {
 impl Prepared {
     /// Connects, logs in, and sees to it that the publications exist. All of it is bounded in time.
     pub(crate) async fn new(config: &Config, wanted: &Wanted<'_>) -> Result<Self, StreamError> {
-        let (mut wire, cancel_key) = match connect(config, config.ssl_mode).await {
-            // As in libpq, `prefer` means that a server whose TLS or whose rules for TLS connections do not let us
-            // in is asked again without.
-            Err(first @ (StreamError::Tls(_) | StreamError::LoginRefused(_)))
-                if config.ssl_mode == SslMode::Prefer =>
-            {
-                connect(config, SslMode::Disable)
-                    .await
-                    .map_err(|second| match second {
-                        StreamError::LoginRefused(_) => first,
-                        second => second,
-                    })
-            }
-            connected => connected,
-        }?;
+        let (mut wire, cancel_key) = connect_as_configured(config).await?;
         wire.max_message_bytes = wanted.max_message_bytes;
         let (sender_timeout, publications) = bounded(config, async {
             query(&mut wire, "setting the time zone", SETTINGS_OF_DATABASE).await?;
@@ -144,6 +130,39 @@ const SETTINGS_OF_DATABASE: &str = "\
     WHERE pg_catalog.current_setting('server_encoding') = 'SQL_ASCII'";
 
 const SENDER_TIMEOUT: &str = "SELECT setting FROM pg_catalog.pg_settings WHERE name = 'wal_sender_timeout'";
+
+async fn connect_as_configured(config: &Config) -> Result<(Wire, Bytes), StreamError> {
+    match connect(config, config.ssl_mode).await {
+        // As in libpq, `prefer` means that a server whose TLS or whose rules for TLS connections do not let us in is
+        // asked again without.
+        Err(first @ (StreamError::Tls(_) | StreamError::LoginRefused(_)))
+            if config.ssl_mode == SslMode::Prefer =>
+        {
+            connect(config, SslMode::Disable)
+                .await
+                .map_err(|second| match second {
+                    StreamError::LoginRefused(_) => first,
+                    second => second,
+                })
+        }
+        connected => connected,
+    }
+}
+
+/// Whether a replication connection can be made: logs in and leaves. Makes nothing, no slot either.
+///
+/// # Errors
+/// Why a stream would not run. What only shows when a slot is made, such as `wal_level`, does not show here.
+pub async fn probe(config: &Config) -> Result<(), StreamError> {
+    let (mut wire, _) = connect_as_configured(config).await?;
+    bounded(config, async {
+        query(&mut wire, "identifying the system", "IDENTIFY_SYSTEM").await?;
+        let mut out = BytesMut::new();
+        frontend::terminate(&mut out);
+        wire.write(&out).await
+    })
+    .await
+}
 
 async fn connect(config: &Config, ssl_mode: SslMode) -> Result<(Wire, Bytes), StreamError> {
     let transport = Transport::open(config, ssl_mode).await?;

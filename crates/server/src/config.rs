@@ -150,6 +150,47 @@ impl DatabaseConfig {
     }
 }
 
+impl ChangesConfig {
+    /// The settings of the change stream alone.
+    ///
+    /// # Errors
+    /// A value that means nothing.
+    pub fn from_options(options: &Options) -> Result<Self, ConfigError> {
+        Ok(Self {
+            publication: text(&options.publication)
+                .unwrap_or("supabase_realtime")
+                .to_owned(),
+            create_publication: boolean("WALCAST_CREATE_PUBLICATION", &options.create_publication, true)?,
+            max_record_bytes: number(
+                "WALCAST_MAX_RECORD_BYTES",
+                &options.max_record_bytes,
+                1_048_576,
+                1024,
+                1 << 30,
+            )?,
+            delete_visibility: one_of(
+                "WALCAST_DELETE_VISIBILITY",
+                &options.delete_visibility,
+                &[
+                    ("all", DeleteVisibility::All),
+                    ("rls", DeleteVisibility::RowSecurity),
+                ],
+            )?,
+            digits: Digits {
+                int8: one_of("WALCAST_INT8", &options.int8, &NUMBER_FORMS)?,
+                numeric: one_of("WALCAST_NUMERIC", &options.numeric, &NUMBER_FORMS)?,
+            },
+            visibility_timeout_ms: number(
+                "WALCAST_VISIBILITY_TIMEOUT_MS",
+                &options.visibility_timeout_ms,
+                5_000,
+                10,
+                600_000,
+            )?,
+        })
+    }
+}
+
 impl Config {
     /// All settings.
     ///
@@ -164,39 +205,8 @@ impl Config {
                 port: number("PORT", &options.port, 4000, 0, u16::MAX)?,
             },
             database: DatabaseConfig::from_options(options)?,
-            changes: ChangesConfig {
-                publication: text(&options.publication)
-                    .unwrap_or("supabase_realtime")
-                    .to_owned(),
-                create_publication: boolean("WALCAST_CREATE_PUBLICATION", &options.create_publication, true)?,
-                max_record_bytes: number(
-                    "WALCAST_MAX_RECORD_BYTES",
-                    &options.max_record_bytes,
-                    1_048_576,
-                    1024,
-                    1 << 30,
-                )?,
-                delete_visibility: one_of(
-                    "WALCAST_DELETE_VISIBILITY",
-                    &options.delete_visibility,
-                    &[
-                        ("all", DeleteVisibility::All),
-                        ("rls", DeleteVisibility::RowSecurity),
-                    ],
-                )?,
-                digits: Digits {
-                    int8: one_of("WALCAST_INT8", &options.int8, &NUMBER_FORMS)?,
-                    numeric: one_of("WALCAST_NUMERIC", &options.numeric, &NUMBER_FORMS)?,
-                },
-                visibility_timeout_ms: number(
-                    "WALCAST_VISIBILITY_TIMEOUT_MS",
-                    &options.visibility_timeout_ms,
-                    5_000,
-                    10,
-                    600_000,
-                )?,
-            },
-            verifier: Verifier::new(keys(options)?, claim_rules(&options.jwt_claim_validators)?),
+            changes: ChangesConfig::from_options(options)?,
+            verifier: verifier(options)?,
             token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
             metrics_access: text(&options.metrics_jwt_secret).map(|secret| MetricsAccess {
                 secret: Secret::new(secret),
@@ -347,6 +357,17 @@ pub fn log_format(raw: &Option<String>) -> Result<LogFormat, ConfigError> {
         Some("json") => Ok(LogFormat::Json),
         Some(other) => Err(invalid("WALCAST_LOG_FORMAT", "`text` or `json`", other)),
     }
+}
+
+/// What checks tokens.
+///
+/// # Errors
+/// A key or rule that means nothing, or no key at all.
+pub fn verifier(options: &Options) -> Result<Verifier, ConfigError> {
+    Ok(Verifier::new(
+        keys(options)?,
+        claim_rules(&options.jwt_claim_validators)?,
+    ))
 }
 
 fn keys(options: &Options) -> Result<Keys, ConfigError> {

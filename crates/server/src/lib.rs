@@ -23,6 +23,7 @@ pub mod connect;
 pub mod database_broadcast;
 mod database_url;
 pub mod dev;
+pub mod doctor;
 pub mod environment;
 #[doc(hidden)]
 pub mod fuzzing;

@@ -5,12 +5,13 @@ use clap::Parser;
 use std::process::ExitCode;
 use walcast::config::{self, Config, DatabaseConfig, LogFormat};
 use walcast::dev::{self, DevOptions};
+use walcast::doctor::{self, DoctorOptions};
 use walcast::options::{Cli, Command, Options};
 use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown};
 
 fn main() -> ExitCode {
     match start() {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             // A sentence for people; where in the code it arose tells them nothing.
             eprintln!("walcast: {error:#}");
@@ -19,18 +20,34 @@ fn main() -> ExitCode {
     }
 }
 
-fn start() -> anyhow::Result<()> {
+fn start() -> anyhow::Result<ExitCode> {
     let cli = Cli::parse();
     match cli.command {
-        None => in_runtime(run(&cli.options)),
-        Some(Command::Serve(options)) => in_runtime(run(&options)),
-        Some(Command::Migrate(options)) => in_runtime(prepare(&options)),
-        Some(Command::Token(options)) => {
-            println!("{}", mint::mint(&options)?);
-            Ok(())
-        }
-        Some(Command::Dev(options)) => in_runtime(develop(*options)),
+        None => in_runtime(run(&cli.options))?,
+        Some(Command::Serve(options)) => in_runtime(run(&options))?,
+        Some(Command::Migrate(options)) => in_runtime(prepare(&options))?,
+        Some(Command::Token(options)) => println!("{}", mint::mint(&options)?),
+        Some(Command::Doctor(options)) => return in_runtime(examine(*options)),
+        Some(Command::Dev(options)) => in_runtime(develop(*options))?,
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Ends with 2 when nothing can be said, so that programs can tell that from a problem.
+async fn examine(options: DoctorOptions) -> anyhow::Result<ExitCode> {
+    let report = match Box::pin(doctor::run(&options)).await {
+        Ok(report) => report,
+        Err(error) => {
+            eprintln!("walcast: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if options.json {
+        println!("{}", report.json()?);
+    } else {
+        print!("{report}");
+    }
+    Ok(report.exit_code())
 }
 
 /// Warnings only, beside the greeting, unless LOG_LEVEL says otherwise.
@@ -45,7 +62,7 @@ async fn develop(options: DevOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn in_runtime(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -35,6 +35,12 @@ fn migrator() -> Migrator {
     migrator
 }
 
+/// The migrations of this binary, by number.
+pub fn versions() -> impl Iterator<Item = i64> {
+    let migrations = migrator().migrations;
+    (0..migrations.len()).filter_map(move |at| migrations.get(at).map(|migration| migration.version))
+}
+
 /// Applies what is missing. Several processes may do this at once: they take turns by an advisory lock.
 ///
 /// # Errors

@@ -34,6 +34,8 @@ pub enum Command {
     Migrate(Box<Options>),
     /// Print a signed API key
     Token(Box<crate::mint::TokenOptions>),
+    /// Say why changes do not arrive: look at the database, its tables and its roles, and change nothing
+    Doctor(Box<crate::doctor::DoctorOptions>),
     /// Run a server with a Postgres of its own and a page to try it
     Dev(Box<crate::dev::DevOptions>),
 }

@@ -15,7 +15,7 @@ pub(crate) fn walcast() -> Command {
     command
 }
 
-async fn run(command: &mut Command) -> Output {
+pub(crate) async fn run(command: &mut Command) -> Output {
     tokio::time::timeout(PATIENCE, command.output())
         .await
         .expect("it does not end")

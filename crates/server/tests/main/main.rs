@@ -20,6 +20,7 @@ mod channels;
 mod compose;
 mod connect;
 mod database;
+mod doctor;
 mod frames;
 mod http;
 mod joins;
