@@ -10,6 +10,7 @@ mod bindings;
 mod by_claim;
 mod filters;
 mod generated_columns;
+mod large_transactions;
 mod limit;
 mod old_rows;
 mod options;
