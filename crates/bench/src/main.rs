@@ -7,6 +7,7 @@
 //! `fanout` sends to many receivers, as fast as they get it and at a fixed rate, and does the same with `bare`, a
 //! program that writes the same bytes to as many sockets and nothing else: deliveries a second, CPU per delivery.
 //! `private` joins private channels, each of which a policy has to allow: joins a second, CPU per join.
+//! `presence` has members come to one channel all at once, and half of them go: how long until all know, diffs, bytes.
 //! `groups` has users who each send on a channel of their own and on one they share with five.
 //!
 //! It shares the machine with what it measures; compare runs on the same machine, not figures of different ones.
@@ -20,6 +21,7 @@ mod frames;
 mod groups;
 mod latency;
 mod numbered;
+mod presence;
 mod private;
 mod process;
 mod report;
@@ -93,6 +95,8 @@ enum Scenario {
     Fanout(fanout::Options),
     /// Latency and CPU of many small rooms.
     Groups(groups::Options),
+    /// How long until all members of a channel know of each other, diffs and bytes.
+    Presence(presence::Options),
     /// Joins a second of private channels.
     Private(private::Options),
     /// The bare program by itself; `fanout` starts its own.
@@ -107,6 +111,7 @@ fn main() -> anyhow::Result<()> {
         Scenario::Changes(options) => on_one_thread(changes::run(&cli.server, options))?,
         Scenario::Fanout(options) => on_one_thread(fanout::run(&cli.server, options))?,
         Scenario::Groups(options) => on_one_thread(groups::run(&cli.server, options))?,
+        Scenario::Presence(options) => on_one_thread(presence::run(&cli.server, options))?,
         Scenario::Private(options) => on_one_thread(private::run(&cli.server, options))?,
         Scenario::Bare(options) => return on_all_cores(bare::serve(options)),
     };
