@@ -16,9 +16,14 @@ use crate::until::until;
 const PROGRAM: &str = "WALCAST_TEST_REDIS";
 const PROGRAMS: [&str; 2] = ["redis-server", "valkey-server"];
 
-/// Tells the process id and waits for the end of its input, which comes with the end of the test process however
-/// that ends; then Redis goes, even one that has been halted.
-const WATCHDOG: &str = r#""$@" >>log 2>&1 & echo $!; read -r _; kill -KILL $!; wait"#;
+/// Tells the process id and waits for a word, or for the end of its input, which comes with the end of the test process
+/// however that ends; then Redis goes, even one that has been halted. Without a word its folder goes, too.
+const WATCHDOG: &str = r#""$@" >>log 2>&1 &
+echo $!
+read -r word
+kill -KILL $!
+wait
+[ "$word" = keep ] || rm -rf "$PWD""#;
 
 /// The ports of the nodes of a Redis cluster to each other are this much higher.
 const GOSSIP: u16 = 10_000;
@@ -153,9 +158,13 @@ impl Redis {
     pub fn stop(&self) {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Running {
-            pipe, mut watchdog, ..
+            mut pipe,
+            mut watchdog,
+            ..
         }) = running
         {
+            pipe.write_all(b"keep\n")
+                .unwrap_or_else(|error| panic!("the watchdog of Redis does not listen: {error}"));
             drop(pipe);
             watchdog
                 .wait()

@@ -1,6 +1,6 @@
 //! Redis goes away, hangs, forgets, or says odd things.
 
-use crate::fleet::{Heard, ask, ear, join, soon};
+use crate::fleet::{Heard, are_one, ask, ear, join, masters, soon};
 use crate::{Case, cases};
 use redis::Value;
 use std::time::Duration;
@@ -15,6 +15,7 @@ pub(crate) fn all() -> Vec<Case<()>> {
         a_redis_that_hangs_is_noticed,
         what_cannot_be_sent_is_refused_above_a_bound,
         what_is_no_publication_is_counted_and_skipped,
+        a_master_of_a_redis_cluster_that_restarts_is_told_and_all_topics_are_subscribed_again,
     ]
 }
 
@@ -139,4 +140,54 @@ async fn what_is_no_publication_is_counted_and_skipped((): ()) {
         (stats.malformed == 4 && stats.received == 1).then_some(())
     })
     .await;
+}
+
+async fn a_master_of_a_redis_cluster_that_restarts_is_told_and_all_topics_are_subscribed_again((): ()) {
+    let masters = masters().await;
+    let mut config = RedisConfig::from_url(&masters[0].url()).unwrap();
+    config.is_cluster = true;
+    config.reply_timeout = Duration::from_millis(500);
+    let (a, b) = (join(&config).await, join(&config).await);
+    // Some on every master.
+    let topics: Vec<String> = (0..12).map(|number| format!("room {number}")).collect();
+    let (listener, mut heard) = ear();
+    let subscriptions: Vec<_> = topics
+        .iter()
+        .map(|topic| b.bus().subscribe(topic, listener.clone()))
+        .collect();
+    for subscription in &subscriptions {
+        soon("a subscription", subscription.ready()).await;
+    }
+    let mut events = b.bus().events();
+    masters[2].stop();
+    assert!(matches!(
+        soon("the loss", events.recv()).await,
+        Ok(Event::Lost { .. })
+    ));
+    masters[2].restart().await;
+    are_one(&masters).await;
+    // There may be a loss more until the masters have found each other.
+    until("all to be well", || async {
+        (a.bus().is_connected() && b.bus().is_connected()).then_some(())
+    })
+    .await;
+    for topic in &topics {
+        // One that is taken just when the connection breaks is lost, and another is sent.
+        let is_heard = async {
+            loop {
+                let taken = a.bus().publish(topic, b"after");
+                let next =
+                    tokio::time::timeout(Duration::from_millis(500), heard_on(&mut heard, topic)).await;
+                if taken.is_ok() && next.is_ok() {
+                    return;
+                }
+            }
+        };
+        soon("a publication that is heard", is_heard).await;
+    }
+}
+
+/// Waits for a publication to a topic.
+async fn heard_on(heard: &mut Heard, topic: &str) {
+    while heard.next().await.0 != topic {}
 }

@@ -1,5 +1,6 @@
 //! Nodes that share.
 
+use redis::aio::MultiplexedConnection;
 use redis::{Client, Value};
 use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -79,10 +80,14 @@ pub(crate) async fn join(config: &RedisConfig) -> Cluster {
     Cluster::join(&config).await.unwrap()
 }
 
+async fn connection(redis: &Redis) -> MultiplexedConnection {
+    let client = Client::open(format!("unix://{}", redis.socket().display())).unwrap();
+    client.get_multiplexed_async_connection().await.unwrap()
+}
+
 /// Asks a Redis, over its socket.
 pub(crate) async fn ask<T: redis::FromRedisValue>(redis: &Redis, command: &[&str]) -> T {
-    let client = Client::open(format!("unix://{}", redis.socket().display())).unwrap();
-    let mut connection = client.get_multiplexed_async_connection().await.unwrap();
+    let mut connection = connection(redis).await;
     let mut asked = redis::cmd(command[0]);
     for argument in &command[1..] {
         asked.arg(argument);
@@ -90,37 +95,44 @@ pub(crate) async fn ask<T: redis::FromRedisValue>(redis: &Redis, command: &[&str
     asked.query_async(&mut connection).await.unwrap()
 }
 
-/// Three masters that share the slots; one cluster for the whole run. Returns the URL of one of them.
+/// A Redis cluster for the whole run. Returns the URL of one of its masters.
 async fn redis_cluster() -> String {
     static MASTERS: OnceCell<Vec<Redis>> = OnceCell::const_new();
-    let masters = MASTERS
-        .get_or_init(|| async {
-            let mut masters = Vec::new();
-            for _ in 0..3 {
-                masters.push(
-                    Redis::start(&[("cluster-enabled", "yes"), ("cluster-node-timeout", "2000")]).await,
-                );
-            }
-            for (index, range) in [["0", "5460"], ["5461", "10922"], ["10923", "16383"]]
-                .iter()
-                .enumerate()
-            {
-                let _: Value = ask(&masters[index], &["CLUSTER", "ADDSLOTSRANGE", range[0], range[1]]).await;
-                let port = masters[0].port().to_string();
-                let _: Value = ask(&masters[index], &["CLUSTER", "MEET", "127.0.0.1", &port]).await;
-            }
-            for master in &masters {
-                until("a Redis cluster", || async {
-                    let info: String = ask(master, &["CLUSTER", "INFO"]).await;
-                    (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3"))
-                        .then_some(())
-                })
-                .await;
-            }
-            masters
+    MASTERS.get_or_init(masters).await[1].url()
+}
+
+/// Three masters that share the slots.
+pub(crate) async fn masters() -> Vec<Redis> {
+    let settings = [("cluster-enabled", "yes"), ("cluster-node-timeout", "2000")];
+    let mut masters = Vec::new();
+    for range in [["0", "5460"], ["5461", "10922"], ["10923", "16383"]] {
+        let master = Redis::start(&settings).await;
+        let mut slots = redis::cmd("CLUSTER");
+        let [first, last] = range.map(|slot| slot.parse::<u16>().unwrap());
+        slots.arg("ADDSLOTS");
+        for slot in first..=last {
+            slots.arg(slot);
+        }
+        let _: Value = slots.query_async(&mut connection(&master).await).await.unwrap();
+        masters.push(master);
+    }
+    let port = masters[0].port().to_string();
+    for master in &masters[1..] {
+        let _: Value = ask(master, &["CLUSTER", "MEET", "127.0.0.1", &port]).await;
+    }
+    are_one(&masters).await;
+    masters
+}
+
+/// Waits until the masters of a Redis cluster agree that they are one.
+pub(crate) async fn are_one(masters: &[Redis]) {
+    for master in masters {
+        until("a Redis cluster", || async {
+            let info: String = ask(master, &["CLUSTER", "INFO"]).await;
+            (info.contains("cluster_state:ok") && info.contains("cluster_known_nodes:3")).then_some(())
         })
         .await;
-    masters[1].url()
+    }
 }
 
 /// What a node has heard.
