@@ -6,8 +6,10 @@
 
 use crate::binding::{Binding, EventFilter, Pattern};
 use crate::catalog::{self, TableFacts};
-use crate::condition::{Answer, TypedCondition};
-use crate::filter::{Condition, Operator};
+use crate::clause::Clause;
+use crate::condition::{Answer, Truth, TypedCondition};
+use crate::filter::{self, Condition, Grammar, Operator};
+use crate::row_read::RowRead;
 use crate::validate;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -399,6 +401,29 @@ struct Trial {
 }
 
 impl Trial {
+    async fn new(pool: PgPool, orders_bytes: bool) -> Self {
+        for statement in SETUP.split(';') {
+            sqlx::query(sqlx::AssertSqlSafe(statement))
+                .execute(&pool)
+                .await
+                .unwrap();
+        }
+        let oid: i64 = sqlx::query_scalar("select 't'::regclass::oid::int8")
+            .fetch_one(&pool)
+            .await
+            .unwrap();
+        let facts = catalog::facts(&pool, &[u32::try_from(oid).unwrap()])
+            .await
+            .unwrap()
+            .remove(0);
+        Self {
+            runner: TestRunner::deterministic(),
+            pool,
+            facts,
+            orders_bytes,
+        }
+    }
+
     fn pick<T>(&mut self, strategy: &impl Strategy<Value = T>) -> T {
         strategy.new_tree(&mut self.runner).unwrap().current()
     }
@@ -464,23 +489,19 @@ impl Trial {
     }
 
     /// `None`: an element of the list is too long for the column.
-    async fn typed(&self, condition: &Condition) -> Option<TypedCondition> {
+    async fn typed(&self, clauses: Vec<Clause<Condition>>) -> Option<Vec<Clause<TypedCondition>>> {
         let binding = Binding {
             event: EventFilter::All,
             schema: Pattern::Exact("public".into()),
             table: Pattern::Exact("t".into()),
-            conditions: vec![condition.clone()],
+            clauses,
             select: None,
             options: Default::default(),
         };
-        let selectable: BTreeSet<String> = self
-            .facts
-            .attributes
-            .iter()
-            .map(|column| column.name.clone())
-            .collect();
-        match validate::conditions(&self.pool, &binding, &self.facts, &selectable).await {
-            Ok(mut typed) => typed.pop(),
+        let columns = self.facts.attributes.iter();
+        let selectable: BTreeSet<String> = columns.map(|column| column.name.clone()).collect();
+        match validate::clauses(&self.pool, &binding, &self.facts, &selectable).await {
+            Ok(typed) => Some(typed),
             Err(error)
                 if error
                     .to_string()
@@ -497,9 +518,10 @@ impl Trial {
         let (name, kind, expected) = column;
         let texts = self.pick(&proptest::collection::vec(values(name), VALUES));
         let condition = self.condition(name, operator, &texts);
-        let Some(typed) = self.typed(&condition).await else {
+        let Some(typed) = self.typed(vec![Clause::Condition(condition.clone())]).await else {
             return 0;
         };
+        let typed = typed.first().and_then(Clause::condition).unwrap();
         let printed = self.printed(name, &texts).await;
         let mut statements = Vec::new();
         let mut answers = Vec::new();
@@ -538,27 +560,7 @@ impl Trial {
 }
 
 async fn compare(url: &str, orders_bytes: bool) {
-    let pool = PgPool::connect(url).await.unwrap();
-    for statement in SETUP.split(';') {
-        sqlx::query(sqlx::AssertSqlSafe(statement))
-            .execute(&pool)
-            .await
-            .unwrap();
-    }
-    let oid: i64 = sqlx::query_scalar("select 't'::regclass::oid::int8")
-        .fetch_one(&pool)
-        .await
-        .unwrap();
-    let facts = catalog::facts(&pool, &[u32::try_from(oid).unwrap()])
-        .await
-        .unwrap()
-        .remove(0);
-    let mut trial = Trial {
-        runner: TestRunner::deterministic(),
-        pool,
-        facts,
-        orders_bytes,
-    };
+    let mut trial = Trial::new(PgPool::connect(url).await.unwrap(), orders_bytes).await;
     let wanted: usize = std::env::var("WALCAST_FILTER_CASES").map_or(1, |cases| cases.parse().unwrap());
     let mut compared = 0;
     while compared < wanted {
@@ -590,4 +592,87 @@ async fn text_is_ordered_and_folded_in_process_where_the_database_compares_bytes
         .await;
     let url = database.url().replace(database.name(), &name);
     compare(&url, true).await;
+}
+
+/// A filter's member and the SQL it means.
+fn member() -> BoxedStrategy<(String, String)> {
+    let condition = prop_oneof![
+        ("int4|int8", "eq|neq|lt|gte", 0..3).prop_map(|(column, operator, n)| {
+            let symbol = match operator.as_str() {
+                "eq" => "=",
+                "neq" => "<>",
+                "lt" => "<",
+                _ => ">=",
+            };
+            (
+                format!("{column}.{operator}.{n}"),
+                format!("v.{column} {symbol} {n}"),
+            )
+        }),
+        "[ab]%?".prop_map(|text| (
+            format!("text.not.like.\"{text}\""),
+            format!("not (v.text like '{text}')")
+        )),
+        "[ab]".prop_map(|text| (
+            format!("text.in.({text},z)"),
+            format!("v.text in ('{text}', 'z')")
+        )),
+        "true|false|null|unknown".prop_map(|word| (format!("bool.is.{word}"), format!("v.bool is {word}"))),
+    ];
+    condition
+        .prop_recursive(4, 24, 4, |inner| {
+            let members = proptest::collection::vec(inner, 1..4);
+            ("(not\\.)?(and|or)", members).prop_map(|(word, members)| {
+                let (texts, meanings): (Vec<String>, Vec<String>) = members.into_iter().unzip();
+                let junction = if word.ends_with("and") { " and " } else { " or " };
+                let not = if word.starts_with("not") { "not " } else { "" };
+                (
+                    format!("{word}({})", texts.join(",")),
+                    format!("({not}({}))", meanings.join(junction)),
+                )
+            })
+        })
+        .boxed()
+}
+
+#[tokio::test]
+async fn groups_are_what_postgres_says_they_are() {
+    let database = Postgres::shared().await.database().await;
+    let pool = PgPool::connect(&database.url()).await.unwrap();
+    let mut trial = Trial::new(pool, false).await;
+    let rows = "(values (0, 1, 'a', true), (1, null, 'ab', false), (2, 2, null, null), (null, 0, 'b', true),
+                        (null, null, null, null)) as v (int4, int8, text, bool)";
+    let rows_read: Vec<[Option<String>; 4]> = sqlx::query_as::<
+        _,
+        (Option<String>, Option<String>, Option<String>, Option<String>),
+    >(sqlx::AssertSqlSafe(format!(
+        "select v.int4::text, v.int8::text, v.text, left(v.bool::text, 1) from {rows}"
+    )))
+    .fetch_all(&trial.pool)
+    .await
+    .unwrap()
+    .into_iter()
+    .map(|(a, b, c, d)| [a, b, c, d])
+    .collect();
+    let columns = ["int4", "int8", "text", "bool"];
+    for _ in 0..400 {
+        let (text, meaning) = trial.pick(&member());
+        let clauses = filter::parse(&format!("or=({text})"), Grammar::Groups).unwrap();
+        let clauses = trial.typed(clauses).await.unwrap();
+        let truth: Vec<bool> = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+            "select coalesce({meaning}, false) from {rows}"
+        )))
+        .fetch_all(&trial.pool)
+        .await
+        .unwrap();
+        for (row, truth) in rows_read.iter().zip(truth) {
+            let value = |column: &str| {
+                row.get(columns.iter().position(|name| *name == column)?)
+                    .map(Option::as_deref)
+            };
+            let found = RowRead::new(value).evaluate(&clauses, |_, _| Answer::Ask);
+            let expected = if truth { Truth::Holds } else { Truth::Fails };
+            assert_eq!(found, expected, "{text} of {row:?}");
+        }
+    }
 }

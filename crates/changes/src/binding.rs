@@ -1,7 +1,8 @@
 //! One entry of `config.postgres_changes`: what a channel wants to hear (`protocol.md 7.1`, `database.md 2.1`).
 
+use crate::clause::Clause;
 use crate::elixir;
-use crate::filter::{self, Condition, FilterError};
+use crate::filter::{self, Condition, FilterError, Grammar};
 use serde_json::{Map, Value};
 use std::fmt;
 use thiserror::Error;
@@ -119,8 +120,8 @@ pub struct Binding {
     pub schema: Pattern,
     /// Table wanted.
     pub table: Pattern,
-    /// All must hold.
-    pub conditions: Vec<Condition>,
+    /// The filter: all must hold.
+    pub clauses: Vec<Clause<Condition>>,
     /// Columns wanted besides the primary key, as sent; `None` = all.
     pub select: Option<Vec<String>>,
     /// What else it asks for.
@@ -151,11 +152,11 @@ pub enum BindingError {
 }
 
 impl Binding {
-    /// Reads one entry.
+    /// Reads one entry, with its filter in the grammar given.
     ///
     /// # Errors
     /// The first rule of `database.md 2.1` the entry breaks.
-    pub fn parse(entry: &Map<String, Value>) -> Result<Self, BindingError> {
+    pub fn parse(entry: &Map<String, Value>, grammar: Grammar) -> Result<Self, BindingError> {
         let event = EventFilter::parse(entry.get("event"));
         let select = match entry.get("select") {
             Some(Value::Array(items)) => {
@@ -168,10 +169,9 @@ impl Binding {
             Some(Value::String(_)) => return Err(BindingError::SelectNotAList),
             _ => None,
         };
-        let (schema, table, conditions) = match (entry.get("schema"), entry.get("table"), entry.get("filter"))
-        {
+        let (schema, table, clauses) = match (entry.get("schema"), entry.get("table"), entry.get("filter")) {
             (Some(Value::String(schema)), Some(Value::String(table)), Some(Value::String(filter))) => {
-                (schema.as_str(), table.as_str(), filter::parse(filter)?)
+                (schema.as_str(), table.as_str(), filter::parse(filter, grammar)?)
             }
             (Some(Value::String(schema)), Some(Value::String(table)), None) => {
                 (schema.as_str(), table.as_str(), vec![])
@@ -188,7 +188,7 @@ impl Binding {
             event,
             schema,
             table,
-            conditions,
+            clauses,
             select,
             options: BindingOptions::parse(entry),
         })
@@ -214,8 +214,8 @@ impl fmt::Display for Binding {
             self.schema,
             self.table
         )?;
-        for (at, condition) in self.conditions.iter().enumerate() {
-            write!(formatter, "{}{condition}", if at > 0 { ", " } else { "" })?;
+        for (at, clause) in self.clauses.iter().enumerate() {
+            write!(formatter, "{}{clause}", if at > 0 { ", " } else { "" })?;
         }
         match &self.select {
             None => formatter.write_str("], select: nil]"),
@@ -233,7 +233,7 @@ mod tests {
         let Value::Object(entry) = entry else {
             panic!("an entry is an object")
         };
-        Binding::parse(&entry)
+        Binding::parse(&entry, Grammar::Reference)
     }
 
     #[test]

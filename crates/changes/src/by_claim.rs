@@ -326,7 +326,7 @@ mod tests {
             at: 0,
             id: 0,
             event: EventFilter::All,
-            conditions: Vec::new(),
+            clauses: Vec::new(),
             select: None,
             digits: Default::default(),
             lane: Arc::new(Lane::default()),

@@ -7,6 +7,7 @@ use crate::deleted;
 use crate::diagnosis::{self, Exposure, Finding, Wish};
 use crate::dispatch;
 use crate::error::SubscribeError;
+use crate::filter::Grammar;
 use crate::fresh::Fresh;
 use crate::meter::Meter;
 use crate::policy::{self, Access};
@@ -53,6 +54,8 @@ pub struct Options {
     pub delete_visibility: DeleteVisibility,
     /// Which numbers are strings, where a binding says nothing about it.
     pub digits: Digits,
+    /// Filters may have groups, which the reference refuses: `or=(a.eq.1,b.lt.2)`.
+    pub filter_or: bool,
     /// Time limit of one visibility question.
     pub visibility_timeout_ms: u64,
     /// How long a visibility question is repeated while its transaction runs or Postgres is away.
@@ -75,12 +78,23 @@ impl Default for Options {
             max_record_bytes: 1_048_576,
             delete_visibility: DeleteVisibility::default(),
             digits: Digits::default(),
+            filter_or: false,
             visibility_timeout_ms: 5_000,
             visibility_patience_ms: 15_000,
             visibility_connections: 2,
             stream: StreamOptions::default(),
             tap: None,
             meter: None,
+        }
+    }
+}
+
+impl Options {
+    fn grammar(&self) -> Grammar {
+        if self.filter_or {
+            Grammar::Groups
+        } else {
+            Grammar::Reference
         }
     }
 }
@@ -238,12 +252,12 @@ impl Context {
         role: &str,
     ) -> Result<Attachment, SubscribeError> {
         let selectable = self.selectable(binding, facts.oid, role).await?;
-        let conditions = validate::conditions(&self.pool, binding, facts, &selectable).await?;
+        let clauses = validate::clauses(&self.pool, binding, facts, &selectable).await?;
         validate::selection(binding, &selectable)?;
         Ok(Attachment {
             oid: facts.oid,
             at,
-            conditions,
+            clauses,
         })
     }
 
@@ -471,7 +485,7 @@ impl Changes {
     /// # Errors
     /// See [`SubscribeError`]; one bad entry means that none is active (`protocol.md 7.3`).
     pub async fn subscribe(&self, request: Request) -> Result<Subscription, SubscribeError> {
-        let bindings = parse(&request)?;
+        let bindings = parse(&request, self.context.options.grammar())?;
         let mut status = self.status.clone();
         let running = status
             .wait_for(|status| matches!(status, Status::Streaming | Status::Stopped))
@@ -564,13 +578,13 @@ impl walcast_replication::Interest for Listening {
     }
 }
 
-fn parse(request: &Request) -> Result<Vec<(u32, Binding)>, SubscribeError> {
+fn parse(request: &Request, grammar: Grammar) -> Result<Vec<(u32, Binding)>, SubscribeError> {
     request
         .entries
         .iter()
         .map(|entry| {
             let fields = serde_json::from_str(entry.raw.get()).unwrap_or_default();
-            Ok((entry.id, Binding::parse(&fields)?))
+            Ok((entry.id, Binding::parse(&fields, grammar)?))
         })
         .collect()
 }

@@ -7,6 +7,7 @@
 use crate::binding::EventFilter;
 use crate::by_claim::ByClaim;
 use crate::claims::IdentityRef;
+use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::lane::Lane;
 use crate::policy::{Routes, Row};
@@ -52,7 +53,8 @@ pub(crate) struct Listener {
     /// The public id (`protocol.md 7.1`).
     pub(crate) id: u32,
     pub(crate) event: EventFilter,
-    pub(crate) conditions: Vec<TypedCondition>,
+    /// The filter: all must hold.
+    pub(crate) clauses: Vec<Clause<TypedCondition>>,
     /// Selected columns, sorted and without repetition; `None` = all.
     pub(crate) select: Option<Arc<[String]>>,
     /// Which numbers are strings.
@@ -64,8 +66,9 @@ pub(crate) struct Listener {
 impl Listener {
     /// The condition this listener is found by, with the values it has to meet one of.
     fn indexed_by(&self) -> Option<(&TypedCondition, &[Scalar<'static>])> {
-        self.conditions
+        self.clauses
             .iter()
+            .filter_map(Clause::condition)
             .filter_map(|typed| Some((typed, typed.only_values()?)))
             .filter(|(_, values)| !values.is_empty())
             .min_by_key(|(_, values)| values.len())
@@ -107,7 +110,7 @@ impl Index {
     pub(crate) fn insert(&mut self, listener: Arc<Listener>) {
         self.expect_role(&listener.subscriber.identity().0.claims.role);
         let key = (listener.subscriber.id, listener.at);
-        if listener.conditions.is_empty() {
+        if listener.clauses.is_empty() {
             self.unfiltered.insert(key, listener);
             return;
         }
@@ -127,7 +130,7 @@ impl Index {
 
     pub(crate) fn remove(&mut self, listener: &Listener) {
         let key = (listener.subscriber.id, listener.at);
-        if listener.conditions.is_empty() {
+        if listener.clauses.is_empty() {
             self.unfiltered.remove(key);
             return;
         }
@@ -206,7 +209,7 @@ impl Index {
         let mut read = RowRead::new(value);
         let mut filtered = |listener: &'names Arc<Listener>, read: &mut RowRead<'names, 'row, _>| {
             if action.heard_by(listener.event) {
-                match read.evaluate(&listener.conditions, |_, _| Answer::Ask) {
+                match read.evaluate(&listener.clauses, |_, _| Answer::Ask) {
                     Truth::Fails => {}
                     truth => found(listener, truth),
                 }
@@ -260,7 +263,7 @@ mod tests {
     use super::*;
     use crate::claims::{Claims, Identities};
     use crate::condition::Operand;
-    use crate::filter;
+    use crate::filter::{self, Condition, Grammar, Operator};
     use crate::subscription::Request;
     use walcast_protocol::{Frame, Outlet, Ref, Version};
 
@@ -285,34 +288,40 @@ mod tests {
             claims: Arc::new(claims),
             outlet: Arc::new(Deaf),
         };
-        let conditions = filter::parse(filter).unwrap().into_iter().map(|condition| {
-            let number = |text: &str| Scalar::Number(text.parse().unwrap());
-            let operand = if condition.operator == filter::Operator::In {
+        let number = |text: &str| Scalar::Number(text.parse().unwrap());
+        let typed = |condition: &Condition| {
+            let operand = if condition.operator == Operator::In {
                 let inner = condition.value.trim_matches(['{', '}']);
+                let mut values: Vec<_> = inner
+                    .split(',')
+                    .filter(|text| !text.is_empty())
+                    .map(number)
+                    .collect();
+                values.sort_unstable();
                 Operand::List {
-                    values: inner
-                        .split(',')
-                        .filter(|text| !text.is_empty())
-                        .map(number)
-                        .collect(),
+                    values,
                     has_null: false,
                 }
             } else {
                 Operand::Value(number(&condition.value))
             };
             TypedCondition {
-                condition,
+                condition: condition.clone(),
                 cast_type: "pg_catalog.int8".to_owned(),
                 family: Family::Whole,
                 operand,
             }
-        });
+        };
+        let clauses = filter::parse(filter, Grammar::Groups).unwrap();
+        let clauses = clauses
+            .iter()
+            .map(|clause| clause.with(clause.conditions().into_iter().map(typed)));
         Arc::new(Listener {
             subscriber: Arc::new(Subscriber::new(id, &request, Vec::new(), identity)),
             at: 0,
             id: 1,
             event: EventFilter::All,
-            conditions: conditions.collect(),
+            clauses: clauses.collect(),
             select: None,
             digits: Digits::default(),
             lane: Arc::new(Lane::default()),
@@ -372,13 +381,17 @@ mod tests {
             listener(4, "a=not.in.(5)"),
             listener(5, "a=in.(5,6),b=eq.9"),
             listener(6, "missing=eq.1"),
+            listener(7, "or=(a.eq.5,b.eq.4)"),
+            listener(8, "or=(a.eq.5,b.eq.4),a=in.(6,9)"),
+            listener(9, "or=(missing.eq.1,b.eq.4)"),
+            listener(10, "not.or=(missing.eq.1,b.eq.5)"),
         ];
         for listener in &listeners {
             index.insert(Arc::clone(listener));
         }
-        assert_eq!(index.scanned.everybody().count(), 2);
-        assert_eq!(found(&index, Some("5"), Some("9")), [1, 5]);
-        assert_eq!(found(&index, Some("6"), Some("4")), [1, 2, 4]);
+        assert_eq!(index.scanned.everybody().count(), 5);
+        assert_eq!(found(&index, Some("5"), Some("9")), [1, 5, 7]);
+        assert_eq!(found(&index, Some("6"), Some("4")), [1, 2, 4, 7, 8, 9]);
         assert_eq!(found(&index, Some("8"), None), [4]);
         let mut all = 0;
         index.find_all(ActionKind::Delete, |_| all += 1);

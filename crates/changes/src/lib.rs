@@ -18,6 +18,7 @@ pub mod binding;
 mod by_claim;
 mod catalog;
 mod claims;
+pub mod clause;
 mod condition;
 mod decimal;
 mod deleted;

@@ -40,11 +40,23 @@ fn losses(view: &View, listener: &Listener) -> Vec<String> {
     let table = format!("{}.{}", view.relation.schema, view.relation.name);
     let is_gone = |column: &str| view.position(column).is_none();
     let mut losses = Vec::new();
-    for typed in &listener.conditions {
+    let typed = listener.clauses.iter().flat_map(|clause| {
+        let is_alone = clause.condition().is_some();
+        clause
+            .conditions()
+            .into_iter()
+            .map(move |typed| (typed, is_alone))
+    });
+    for (typed, is_alone) in typed {
         let column = &typed.condition.column;
         if is_gone(column) {
+            let outcome = if is_alone {
+                "no change passes the filter on it"
+            } else {
+                "that part of the filter never holds"
+            };
             losses.push(format!(
-                "table {table} has no column {column} any more, or does not publish it, so no change passes the filter on it"
+                "table {table} has no column {column} any more, or does not publish it, so {outcome}"
             ));
         } else if let Some(attribute) = view.facts.attribute(column)
             && attribute.cast_type != typed.cast_type

@@ -1,6 +1,7 @@
 //! Filters of a table that only Postgres can decide: each distinct condition is asked once for all changes of a
 //! batch, and one that cannot be evaluated costs only the channels that asked for it (`design.md 3`, promise 5).
 
+use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::filter_sql;
 use crate::notice;
@@ -130,7 +131,8 @@ fn open_conditions<'a>(
     change: &'a Change,
     part: &'a Part,
 ) -> impl Iterator<Item = (&'a TypedCondition, &'a str)> {
-    part.listener.conditions.iter().filter_map(move |condition| {
+    let conditions = part.listener.clauses.iter().flat_map(Clause::conditions);
+    conditions.filter_map(move |condition| {
         let text = filter_value(view, change, &condition.condition.column)??;
         (condition.evaluate(Some(text)) == Answer::Ask).then_some((condition, text))
     })
@@ -158,7 +160,7 @@ fn questions(view: &View, pending: &[Pending]) -> Questions {
 /// A part's filter with what Postgres said; `Ask` where a condition that it hangs on could not be evaluated.
 fn settled(view: &View, change: &Change, part: &Part, questions: &Questions) -> Truth {
     let mut row = RowRead::new(|column: &str| filter_value(view, change, column));
-    row.evaluate(&part.listener.conditions, |condition, text| {
+    row.evaluate(&part.listener.clauses, |condition, text| {
         let asked = questions.get(&key_of(condition));
         asked
             .and_then(|asked| asked.answers.get(text))

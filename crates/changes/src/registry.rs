@@ -1,6 +1,7 @@
 //! Who is subscribed to which table, shared by joins, the stream's reader and the tables' tasks.
 
 use crate::claims::IdentityRef;
+use crate::clause::Clause;
 use crate::condition::TypedCondition;
 use crate::engine::Context;
 use crate::index::{Index, Listener, ListenerKey};
@@ -31,11 +32,11 @@ impl Table {
     }
 }
 
-/// What a table means to one binding: conditions with their values in the table's types.
+/// What a table means to one binding: its filter with their values in the table's types.
 pub(crate) struct Attachment {
     pub(crate) oid: u32,
     pub(crate) at: usize,
-    pub(crate) conditions: Vec<TypedCondition>,
+    pub(crate) clauses: Vec<Clause<TypedCondition>>,
 }
 
 /// Which schemas and tables a channel names; channels with equal ones share a lane.
@@ -188,7 +189,7 @@ impl Registry {
                 at: attachment.at,
                 id: *id,
                 event: binding.event,
-                conditions: attachment.conditions,
+                clauses: attachment.clauses,
                 select: binding.select.as_ref().map(|names| {
                     let sorted: BTreeSet<String> = names.iter().cloned().collect();
                     sorted.into_iter().collect()

@@ -1,5 +1,6 @@
 //! The columns of one change as conditions look at them, each read once however many listeners ask.
 
+use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::scalar::{Family, Reading};
 
@@ -36,23 +37,26 @@ impl<'names, 'row, V: Fn(&str) -> Option<Option<&'row str>>> RowRead<'names, 'ro
         self.columns.get(at)?.2.as_ref()
     }
 
-    /// Whether all conditions hold. `ask` is asked about those that are not decided here, with the column's text.
+    /// Whether all clauses hold. `ask` is asked about conditions that are not decided here, with the column's text. One
+    /// on a column that the change does not carry is as NULL, negated or not.
     pub(crate) fn evaluate(
         &mut self,
-        conditions: &'names [TypedCondition],
+        clauses: &'names [Clause<TypedCondition>],
         ask: impl Fn(&TypedCondition, &str) -> Answer,
     ) -> Truth {
-        let mut truth = Truth::Holds;
-        for condition in conditions {
+        let mut answer = |condition: &'names TypedCondition| {
             let column = self.read(&condition.condition.column, condition.family);
-            let answer = match column {
+            match column {
                 None => Answer::Null,
                 Some((text, reading)) => match (condition.evaluate_read(*text, reading), text) {
                     (Answer::Ask, Some(text)) => ask(condition, text),
                     (answer, _) => answer,
                 },
-            };
-            match answer {
+            }
+        };
+        let mut truth = Truth::Holds;
+        for clause in clauses {
+            match clause.evaluate(&mut answer) {
                 Answer::True => {}
                 Answer::False | Answer::Null => return Truth::Fails,
                 Answer::Ask => truth = Truth::Ask,

@@ -2,6 +2,7 @@
 
 use crate::binding::Binding;
 use crate::catalog::{self, Attribute, TableFacts};
+use crate::clause::Clause;
 use crate::condition::{Operand, TypedCondition};
 use crate::error::SubscribeError;
 use crate::filter::{Condition, Operator};
@@ -15,27 +16,31 @@ use std::sync::Arc;
 /// An `in` filter may have this many elements.
 const MAX_IN_ELEMENTS: usize = 100;
 
-/// The conditions of `binding` with their values in the types of the table's columns.
-pub(crate) async fn conditions(
+/// The filter of `binding` with its values in the types of the table's columns.
+pub(crate) async fn clauses(
     pool: &PgPool,
     binding: &Binding,
     facts: &TableFacts,
     selectable: &BTreeSet<String>,
-) -> Result<Vec<TypedCondition>, SubscribeError> {
-    let mut typed = Vec::with_capacity(binding.conditions.len());
-    for condition in &binding.conditions {
-        let attribute = facts
-            .attribute(&condition.column)
-            .filter(|column| selectable.contains(&column.name));
-        let Some(attribute) = attribute else {
-            return Err(SubscribeError::raised(
-                binding,
-                &format!("invalid column for filter {}", condition.column),
-            ));
-        };
-        typed.push(check(pool, binding, condition, attribute).await?);
+) -> Result<Vec<Clause<TypedCondition>>, SubscribeError> {
+    let mut clauses = Vec::with_capacity(binding.clauses.len());
+    for clause in &binding.clauses {
+        let mut typed = Vec::new();
+        for condition in clause.conditions() {
+            let attribute = facts
+                .attribute(&condition.column)
+                .filter(|column| selectable.contains(&column.name));
+            let Some(attribute) = attribute else {
+                return Err(SubscribeError::raised(
+                    binding,
+                    &format!("invalid column for filter {}", condition.column),
+                ));
+            };
+            typed.push(check(pool, binding, condition, attribute).await?);
+        }
+        clauses.push(clause.with(typed));
     }
-    Ok(typed)
+    Ok(clauses)
 }
 
 /// Every selected column must be one the role may read.

@@ -12,6 +12,7 @@ use sqlx::{Connection, Executor};
 use std::collections::BTreeSet;
 use walcast_changes::binding::Binding;
 use walcast_changes::diagnosis::{self, Finding, Severity, Wish};
+use walcast_changes::filter::Grammar;
 use walcast_testkit::{Database, Postgres};
 
 /// A table nothing is wrong with.
@@ -59,7 +60,7 @@ impl Case {
 
 /// What is said about an entry of `authenticated`.
 async fn findings(connection: &mut PgConnection, entry: &Value) -> Vec<Finding> {
-    let binding = Binding::parse(entry.as_object().unwrap()).unwrap();
+    let binding = Binding::parse(entry.as_object().unwrap(), Grammar::Reference).unwrap();
     let publication = "supabase_realtime";
     let found = diagnosis::exposures(&mut *connection, publication, None, &["authenticated"])
         .await

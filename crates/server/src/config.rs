@@ -133,6 +133,8 @@ pub struct ChangesConfig {
     pub delete_visibility: DeleteVisibility,
     /// Which numbers are sent as strings, unless a binding says otherwise.
     pub digits: Digits,
+    /// Whether filters may have groups (`or=(…)`).
+    pub filter_or: bool,
     /// Longer visibility checks count as "not visible".
     pub visibility_timeout_ms: u64,
 }
@@ -180,6 +182,7 @@ impl ChangesConfig {
                 int8: one_of("WALCAST_INT8", &options.int8, &NUMBER_FORMS)?,
                 numeric: one_of("WALCAST_NUMERIC", &options.numeric, &NUMBER_FORMS)?,
             },
+            filter_or: boolean("WALCAST_FILTER_OR", &options.filter_or, false)?,
             visibility_timeout_ms: number(
                 "WALCAST_VISIBILITY_TIMEOUT_MS",
                 &options.visibility_timeout_ms,

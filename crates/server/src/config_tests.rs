@@ -81,6 +81,11 @@ fn a_wrong_value_is_refused_in_one_sentence_that_names_its_variable() {
             "WALCAST_CREATE_PUBLICATION must be true or false, but is `2`",
         ),
         (
+            "WALCAST_FILTER_OR",
+            "yes please",
+            "WALCAST_FILTER_OR must be true or false, but is `yes please`",
+        ),
+        (
             "WALCAST_LOG_FORMAT",
             "xml",
             "WALCAST_LOG_FORMAT must be `text` or `json`, but is `xml`",

@@ -112,6 +112,9 @@ pub struct Options {
     /// How numeric values are sent: number or string [default: number]
     #[arg(long, env = "WALCAST_NUMERIC", hide_env_values = true, value_name = "FORM")]
     pub numeric: Option<String>,
+    /// Whether filters of row changes may have groups, `or=(a.eq.1,b.lt.2)`, which the Elixir server refuses [default: false]
+    #[arg(long, env = "WALCAST_FILTER_OR", hide_env_values = true, value_name = "BOOL")]
+    pub filter_or: Option<String>,
     /// A row visibility check that takes longer counts as "not visible" [default: 5000]
     #[arg(
         long,

@@ -331,6 +331,7 @@ async fn start_changes(
         max_record_bytes: settings.max_record_bytes,
         delete_visibility: settings.delete_visibility,
         digits: settings.digits,
+        filter_or: settings.filter_or,
         visibility_timeout_ms: settings.visibility_timeout_ms,
         // The rest of the pool is for subscribing.
         visibility_connections: (server.config.database.pool_size / 2).max(1),

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, KeyOffer, Listing, TableName};
 use crate::binding::{Binding, EventFilter};
+use crate::clause::Clause;
 use serde::Deserialize;
 use sqlx::{PgExecutor, Row as _};
 
@@ -180,8 +181,9 @@ impl Wish<'_> {
         match self {
             Self::Everything => false,
             Self::Binding(binding) => binding
-                .conditions
+                .clauses
                 .iter()
+                .flat_map(Clause::conditions)
                 .any(|condition| condition.column == column),
         }
     }

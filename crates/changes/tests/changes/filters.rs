@@ -495,3 +495,115 @@ async fn a_filter_that_never_ends_costs_only_its_own_channel() {
     assert_eq!(status, "error");
     assert!(text.contains("filter"), "{text}");
 }
+
+async fn with_groups(setup: &str) -> Scene {
+    let options = Options {
+        filter_or: true,
+        ..Options::default()
+    };
+    Scene::with(setup, options).await
+}
+
+#[tokio::test]
+async fn alternatives_hold_where_one_of_them_does() {
+    let scene = with_groups(&table("t", "id int primary key, a int, b text, c bool")).await;
+    let cases: &[(&str, &[i64])] = &[
+        ("or=(a.eq.1,b.eq.y)", &[1, 2]),
+        ("or=(a.eq.2,and(a.gt.2,c.is.true))", &[2, 3]),
+        ("not.or=(a.eq.1,b.eq.y)", &[3, 4]),
+        // NULL is neither true nor false.
+        ("or=(a.neq.1,c.is.null)", &[2, 3, 4, 5]),
+        ("not.and=(a.gt.1,b.eq.z)", &[1, 2, 4]),
+        ("c=is.true,or=(a.in.(1,2),b.like.z%)", &[1, 3]),
+        // What only Postgres can tell.
+        ("or=(a.eq.1,b.match.^[yz])", &[1, 2, 3]),
+        ("not.or=(a.eq.1,b.match.^y)", &[3, 4]),
+        (
+            "and=(or(b.imatch.Y,b.match.w),not.or(a.eq.1,b.match.^zz))",
+            &[2, 4],
+        ),
+    ];
+    let mut listeners = Vec::new();
+    for (filter, _) in cases {
+        let entries = json!([
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": filter },
+            { "event": "INSERT", "schema": "public", "table": "t", "filter": "id=eq.1000" }
+        ]);
+        listeners.push(scene.listen(service(), entries).await);
+    }
+    scene
+        .run(
+            "insert into t values (1, 1, 'x', true), (2, 2, 'y', false), (3, 3, 'z', true), (4, 4, 'w', null),
+             (5, null, null, null), (1000, 1, 'zz', false)",
+        )
+        .await;
+    for (listener, (filter, expected)) in listeners.iter_mut().zip(cases) {
+        assert_eq!(ids_until(listener, 1000).await, *expected, "{filter}");
+    }
+}
+
+#[tokio::test]
+async fn an_alternative_that_raises_costs_only_rows_that_hang_on_it() {
+    let scene = with_groups(&table("t", "id int primary key, body text")).await;
+    let mut listener = scene
+        .listen(service(), filtered("t", r"or=(id.eq.1,body.like.a\)"))
+        .await;
+    scene
+        .run("insert into t values (1, 'abc'); insert into t values (2, 'x')")
+        .await;
+    assert_eq!(listener.id().await, 1);
+    scene.run("insert into t values (3, 'abc')").await;
+    let (status, text) = listener.system().await;
+    assert_eq!(status, "error");
+    assert!(
+        text.contains(r"the filter body=like.a\ could not be evaluated"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn alternatives_that_do_not_fit_are_refused() {
+    let scene = with_groups(&table("t", "id int primary key, a int, b text")).await;
+    let parameters = "[event: *, schema: public, table: t, filters: ";
+    let cases = [
+        ("or=(a.eq.1,nope.eq.2)", "invalid column for filter nope"),
+        (
+            "or=(a.like.1)",
+            "operator like requires a text-compatible column type, got integer",
+        ),
+        (
+            "id=eq.1,or=(a.eq.1,and(b.eq.x,a.eq.hey))",
+            "ERROR 22P02 (invalid_text_representation) invalid input syntax for type integer: \"hey\"",
+        ),
+        (
+            "or=(a.eq.1,,b.eq.2)",
+            "filter must not contain empty segments (check for extra commas)",
+        ),
+        ("or=(a.eq.1", "`or` filter value must be wrapped by parentheses"),
+        ("or=(a.foo.hey)", r#"["foo", "hey"]"#),
+    ];
+    for (filter, expected) in cases {
+        let refusal = scene.refusal(service(), filtered("t", filter)).await;
+        assert!(refusal.ends_with(expected), "{refusal}");
+    }
+    let refusal = scene
+        .refusal(
+            service(),
+            filtered("t", "id=eq.1,or=(a.eq.1,and(b.eq.x,a.eq.hey))"),
+        )
+        .await;
+    let dump = r#"[{"id", "eq", "1", false}, {"or", [{"a", "eq", "1", false}, {"and", [{"b", "eq", "x", false}, {"a", "eq", "hey", false}], false}], false}]"#;
+    assert!(refusal.contains(&format!("{parameters}{dump}")), "{refusal}");
+}
+
+#[tokio::test]
+async fn alternatives_are_refused_unless_they_are_switched_on() {
+    let scene = Scene::new(&table("t", "id int primary key, a int, b text")).await;
+    let refusal = scene
+        .refusal(service(), filtered("t", "or=(a.eq.1,b.lt.2)"))
+        .await;
+    assert_eq!(
+        refusal,
+        r#"Error parsing `filter` params: ["(a", "eq.1,b.lt.2)"]"#
+    );
+}
