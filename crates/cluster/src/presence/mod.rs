@@ -10,13 +10,14 @@ pub(crate) mod news;
 pub(crate) mod shelf;
 pub(crate) mod view;
 mod vigil;
+mod watch;
+mod writer;
 
 use crate::bus::{Bus, Received, Subscription};
 use crate::config::Vitality;
 use crate::error::ClusterError;
 use crate::node::NodeId;
 use bytes::Bytes;
-use futures_util::future::join_all;
 use mine::Mine;
 use news::{News, restored};
 use shelf::Shelf;
@@ -25,9 +26,10 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
-use tokio::sync::{Notify, Semaphore, mpsc, watch};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::AbortHandle;
 use view::{Diff, Presence, View};
+pub use watch::Watch;
 
 /// The longest payload of a presence, in bytes.
 pub const MAX_PRESENCE_BYTES: usize = 4 * 1024 * 1024;
@@ -66,14 +68,14 @@ struct Sight {
 }
 
 /// A place that somebody of this node watches.
-struct Watched {
+pub(crate) struct Watched {
     sight: Mutex<Sight>,
     subscription: Subscription,
     /// Whether it waits to be read.
     is_queued: AtomicBool,
     /// One reads it at a time.
     reading: tokio::sync::Mutex<()>,
-    is_read: watch::Sender<bool>,
+    is_read: tokio::sync::watch::Sender<bool>,
 }
 
 impl Watched {
@@ -92,7 +94,7 @@ impl Watched {
     }
 }
 
-struct Inner {
+pub(crate) struct Inner {
     bus: Arc<dyn Bus>,
     shelf: Arc<dyn Shelf>,
     vitality: Vitality,
@@ -171,7 +173,7 @@ impl Presences {
         );
         let tasks = vec![
             tokio::spawn(vigil::keep(Arc::clone(&inner))).abort_handle(),
-            tokio::spawn(write(Arc::clone(&inner))).abort_handle(),
+            tokio::spawn(writer::write(Arc::clone(&inner))).abort_handle(),
             tokio::spawn(read(Arc::downgrade(&inner), reads)).abort_handle(),
         ];
         Self {
@@ -236,12 +238,7 @@ impl Presences {
             watched
         };
         drop(places);
-        Watch {
-            inner: Arc::clone(&self.inner),
-            place,
-            watched,
-            id,
-        }
+        Watch::new(Arc::clone(&self.inner), place, watched, id)
     }
 
     /// Reads who is present in a topic, on all nodes.
@@ -314,7 +311,7 @@ impl Inner {
             subscription: self.bus.subscribe(&topic_of(place), Arc::new(listener)),
             is_queued: AtomicBool::new(false),
             reading: tokio::sync::Mutex::default(),
-            is_read: watch::Sender::new(false),
+            is_read: tokio::sync::watch::Sender::new(false),
         })
     }
 
@@ -474,120 +471,5 @@ async fn read(inner: Weak<Inner>, mut queue: mpsc::UnboundedReceiver<Weak<Watche
             }
             drop(permit);
         });
-    }
-}
-
-async fn write(inner: Arc<Inner>) {
-    loop {
-        inner.dirty.notified().await;
-        while let Some(is_done) = write_some(&inner).await {
-            if !is_done {
-                tokio::time::sleep(RETRY).await;
-            }
-        }
-    }
-}
-
-/// Writes what is to be written of some places. None: nothing is.
-async fn write_some(inner: &Inner) -> Option<bool> {
-    let _writing = inner.writing.lock().await;
-    let mut outgoing = Vec::new();
-    let mut places = HashSet::new();
-    {
-        let mut mine = inner.mine();
-        while outgoing.len() < AT_ONCE
-            && let Some(next) = mine.take()
-        {
-            // A place's pieces go one after the other.
-            let is_new = places.insert(Arc::clone(&next.kept.place));
-            outgoing.push(next);
-            if !is_new {
-                break;
-            }
-        }
-    }
-    if outgoing.is_empty() {
-        return None;
-    }
-    // The last may be of a place that another is of.
-    let last = if places.len() < outgoing.len() {
-        outgoing.pop()
-    } else {
-        None
-    };
-    let mut written = join_all(outgoing.iter().map(|outgoing| inner.shelf.write(&outgoing.kept))).await;
-    if let Some(last) = last {
-        written.push(inner.shelf.write(&last.kept).await);
-        outgoing.push(last);
-    }
-    let mut is_done = true;
-    for (outgoing, written) in outgoing.into_iter().zip(written) {
-        let is_told = match written {
-            Ok(()) => {
-                let news = News::Changes {
-                    owner: outgoing.kept.owner,
-                    changes: outgoing.told.clone(),
-                };
-                inner.tell(&topic_of(&outgoing.kept.place), &news)
-            }
-            Err(error) => {
-                tracing::debug!(%error, "presences cannot be written now");
-                false
-            }
-        };
-        if !is_told {
-            inner.mine().put_back(&outgoing);
-            is_done = false;
-        }
-    }
-    Some(is_done)
-}
-
-/// A topic whose presences are followed.
-#[must_use = "what is not held is not followed"]
-pub struct Watch {
-    inner: Arc<Inner>,
-    place: Arc<str>,
-    watched: Arc<Watched>,
-    id: u64,
-}
-
-impl fmt::Debug for Watch {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Watch")
-            .field("place", &self.place)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Watch {
-    /// Returns when all that are present on other nodes have been told to the watcher. While Redis is away that takes
-    /// as long as it does; the caller may stop waiting at any time.
-    pub async fn ready(&self) {
-        // The sender lives in what is held here.
-        _ = self
-            .watched
-            .is_read
-            .subscribe()
-            .wait_for(|is_read| *is_read)
-            .await;
-    }
-
-    /// Who is present on other nodes, as far as is known.
-    #[must_use]
-    pub fn present(&self) -> Vec<Presence> {
-        self.watched.sight().view.all()
-    }
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        let mut places = self.inner.places();
-        let mut sight = self.watched.sight();
-        sight.watchers.retain(|(id, _)| *id != self.id);
-        if sight.watchers.is_empty() {
-            places.remove(&self.place);
-        }
     }
 }
