@@ -2,19 +2,24 @@
 //! the batch.
 
 use crate::claims::IdentityRef;
+use crate::engine::Context;
 use crate::row::new_value;
 use crate::table::Pending;
+use crate::verify::Verification;
 use crate::view::View;
-use crate::visibility::{Answer, Asker, Question, VisibilityError};
+use crate::visibility::{Answer, Question, VisibilityError};
 use metrics::{counter, histogram};
 use std::collections::HashMap;
 use std::time::Instant;
+use walcast_replication::Change;
 
 /// A question about changes of a batch.
 pub(crate) struct Asking {
     question: Question,
     /// Position in the batch of each row of the question, ascending.
     positions: Vec<usize>,
+    /// What was decided here, to be compared with the answer.
+    verification: Option<Verification>,
 }
 
 impl Asking {
@@ -24,6 +29,7 @@ impl Asking {
         view: &View,
         batch: &[Pending],
         asked: HashMap<IdentityRef, Vec<usize>>,
+        verification: Option<Verification>,
     ) -> Option<Self> {
         let probe = view.probe.clone()?;
         let mut concerned: Vec<usize> = asked.values().flatten().copied().collect();
@@ -35,16 +41,7 @@ impl Asking {
         for at in concerned {
             // A key column that was dropped or renamed meanwhile: the row cannot be found, so nobody sees it.
             if let Some(change) = batch.get(at).map(|pending| &pending.item.change)
-                && let Some(key) = view
-                    .key_at
-                    .iter()
-                    .map(|at| {
-                        (*at)
-                            .and_then(|at| new_value(change, at))
-                            .flatten()
-                            .map(str::to_owned)
-                    })
-                    .collect()
+                && let Some(key) = key(view, change)
             {
                 positions.push(at);
                 rows.push(key);
@@ -70,13 +67,14 @@ impl Asking {
                 xids,
             },
             positions,
+            verification,
         })
     }
 
     /// Asks, and again while it is too early or Postgres is away.
-    pub(crate) async fn run(self, asker: &Asker) -> Result<Answer, VisibilityError> {
+    pub(crate) async fn run(self, context: &Context) -> Result<Answer, VisibilityError> {
         let started = Instant::now();
-        let answer = asker.ask(&self.question).await;
+        let answer = context.asker.ask(&self.question).await;
         counter!("walcast_visibility_calls_total").increment(1);
         counter!("walcast_visibility_identities_total").increment(self.question.asked.len() as u64);
         histogram!("walcast_visibility_call_seconds").record(started.elapsed().as_secs_f64());
@@ -91,6 +89,15 @@ impl Asking {
                 })
             });
         }
+        if let Some(verification) = self.verification {
+            verification.compare(context, &answer).await;
+        }
         Ok(answer)
     }
+}
+
+/// The key texts of a change's row. `None`: a key column was dropped or renamed meanwhile.
+pub(crate) fn key(view: &View, change: &Change) -> Option<Vec<String>> {
+    let text = |at: &Option<usize>| new_value(change, (*at)?).flatten().map(str::to_owned);
+    view.key_at.iter().map(text).collect()
 }

@@ -16,7 +16,7 @@ use crate::rights::Rights;
 use crate::subscription::{Request, Subscriber, Subscription};
 use crate::tap::{Tap, Tapped};
 use crate::validate;
-use crate::visibility::{Asker, VisibilityFigures};
+use crate::visibility::{Asker, Visibility, VisibilityFigures};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -56,6 +56,8 @@ pub struct Options {
     pub digits: Digits,
     /// Filters may have groups, which the reference refuses: `or=(a.eq.1,b.lt.2)`.
     pub filter_or: bool,
+    /// Who decides which rows are visible.
+    pub visibility: Visibility,
     /// Time limit of one visibility question.
     pub visibility_timeout_ms: u64,
     /// How long a visibility question is repeated while its transaction runs or Postgres is away.
@@ -79,6 +81,7 @@ impl Default for Options {
             delete_visibility: DeleteVisibility::default(),
             digits: Digits::default(),
             filter_or: false,
+            visibility: Visibility::default(),
             visibility_timeout_ms: 5_000,
             visibility_patience_ms: 15_000,
             visibility_connections: 2,

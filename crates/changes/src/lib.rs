@@ -53,6 +53,7 @@ mod subscription;
 mod table;
 mod tap;
 mod validate;
+mod verify;
 mod view;
 mod visibility;
 
@@ -63,5 +64,5 @@ pub use meter::Meter;
 pub use notice::SUBSCRIBED;
 pub use subscription::{Request, Subscription};
 pub use tap::Tap;
-pub use visibility::VisibilityFigures;
+pub use visibility::{Visibility, VisibilityFigures};
 pub use walcast_replication::json::Digits;

@@ -18,8 +18,9 @@ use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::rights::RightsVersion;
 use crate::row::{NewRow, change_bytes, filter_value};
 use crate::subscription::Subscriber;
+use crate::verify::Verification;
 use crate::view::View;
-use crate::visibility::{Answer, VisibilityError};
+use crate::visibility::{Answer, Visibility, VisibilityError};
 use metrics::counter;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -203,7 +204,7 @@ impl Worker {
         }
         let asking = self.decide_visibility(&mut pending).map(|asking| {
             let context = Arc::clone(&self.context);
-            tokio::spawn(async move { asking.run(&context.asker).await })
+            tokio::spawn(async move { asking.run(&context).await })
         });
         self.line.push_back(Decided {
             pending,
@@ -373,7 +374,7 @@ impl Worker {
             let gone = listeners.routed_roles().filter(|role| !listening.contains(*role));
             changed.extend(gone.map(|role| (role.to_owned(), None)));
             for role in listening {
-                let routes = view.role(role).and_then(|known| known.access.routes());
+                let routes = view.role(role).and_then(|known| known.routes.clone());
                 if !listeners.follows(role, routes.as_ref()) {
                     changed.push((role.to_owned(), routes));
                 }
@@ -473,6 +474,10 @@ impl Worker {
         let view = self.view.as_ref()?;
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
         let mut evaluated = 0;
+        let mode = self.context.options.visibility;
+        let mut verification = (mode == Visibility::Verify)
+            .then(|| Verification::new(view))
+            .flatten();
         for (at, change) in pending.iter_mut().enumerate() {
             if change.kind == ActionKind::Delete {
                 if self.context.options.delete_visibility == DeleteVisibility::RowSecurity {
@@ -487,14 +492,23 @@ impl Worker {
             let mut decided: HashMap<IdentityRef, Verdict> = HashMap::new();
             change.parts.retain(|part| {
                 let verdict = *decided.entry(part.identity.clone()).or_insert_with(|| {
-                    match view.role(&part.identity.0.claims.role).map(|role| &role.access) {
+                    let verdict = match view.role(&part.identity.0.claims.role).map(|role| &role.access) {
                         Some(Access::NoRls) => Verdict::Visible,
+                        Some(_) if mode == Visibility::Sql => Verdict::Ask,
                         Some(Access::Compiled(program)) => {
                             evaluated += 1;
                             program.evaluate(&row, part.identity.0.view())
                         }
                         Some(Access::Ask { .. }) => Verdict::Ask,
-                        Some(Access::Hidden) | None => Verdict::Hidden,
+                        Some(Access::Hidden) => Verdict::Hidden,
+                        None => return Verdict::Hidden,
+                    };
+                    match &mut verification {
+                        Some(verification) if verdict != Verdict::Ask => {
+                            verification.note(&part.identity, at, verdict == Verdict::Visible);
+                            Verdict::Ask
+                        }
+                        _ => verdict,
                     }
                 });
                 if verdict == Verdict::Ask {
@@ -505,6 +519,9 @@ impl Worker {
                 }
                 verdict != Verdict::Hidden
             });
+            if let Some(verification) = &mut verification {
+                verification.judge(view, at, &change.item.change);
+            }
             // Parts that stay and are not asked about are visible.
             change.parts.iter_mut().for_each(|part| {
                 let verdict = decided.get(&part.identity);
@@ -520,7 +537,7 @@ impl Worker {
             .evaluated
             .fetch_add(evaluated, Ordering::Relaxed);
         counter!("walcast_policy_evaluations_total").increment(evaluated);
-        Asking::new(view, pending, asked)
+        Asking::new(view, pending, asked, verification)
     }
 
     fn report_failures(&self, answer: &Answer) {

@@ -4,10 +4,10 @@
 use crate::catalog::{self, TableFacts};
 use crate::engine::{Context, DeleteVisibility};
 use crate::generated::Completion;
-use crate::policy::{self, Access};
+use crate::policy::{self, Access, Routes};
 use crate::render::{Face, Shape};
 use crate::rights::RightsVersion;
-use crate::visibility;
+use crate::visibility::{self, Visibility};
 use std::collections::HashMap;
 use std::sync::Arc;
 use walcast_replication::Relation;
@@ -23,6 +23,8 @@ pub(crate) struct RoleView {
     /// Every primary key column is selectable (`protocol.md 7.5`).
     pub(crate) sees_key: bool,
     pub(crate) access: Access,
+    /// How those who may see a row are found; `None`: each is tried.
+    pub(crate) routes: Option<Arc<Routes>>,
     shapes: Vec<(Wanted, usize)>,
     rights: RightsVersion,
 }
@@ -113,6 +115,11 @@ impl View {
         self.roles.get(role)
     }
 
+    /// The roles that are known, with what they may see.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = (&str, &RoleView)> {
+        self.roles.iter().map(|(role, view)| (role.as_str(), view))
+    }
+
     /// Makes sure that what we know of `role` was read when rights were these, or later.
     pub(crate) async fn refresh_role(
         &mut self,
@@ -128,6 +135,10 @@ impl View {
             None => Access::NoRls,
             Some(source) => policy::compile(&policy::load(&context.pool, source.oid, role).await?),
         };
+        // Whom the index leaves out Postgres is not asked about.
+        let routes = access
+            .routes()
+            .filter(|_| context.options.visibility == Visibility::Compiled);
         let view = RoleView {
             selectable: self
                 .relation
@@ -141,6 +152,7 @@ impl View {
                 .iter()
                 .all(|column| selectable.contains(&column.name)),
             access,
+            routes,
             shapes: Vec::new(),
             rights: Arc::clone(rights),
         };

@@ -64,11 +64,27 @@ pub(crate) struct Question {
     pub(crate) xids: Vec<u32>,
 }
 
+/// Who decides which rows are visible under row level security.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Visibility {
+    /// This process, where policies are understood; Postgres for all others.
+    #[default]
+    Compiled,
+    /// Postgres alone.
+    Sql,
+    /// Both: differences are reported, and Postgres is believed.
+    Verify,
+}
+
 /// What deciding visibility took so far.
 #[derive(Debug, Default)]
 pub struct VisibilityFigures {
     /// Evaluations of compiled policies: one a change and identity that its index could not leave out.
     pub evaluated: AtomicU64,
+    /// Decisions that were compared with Postgres' ([`Visibility::Verify`]).
+    pub verified: AtomicU64,
+    /// Those that Postgres decided otherwise, about the same row under the same policies.
+    pub differences: AtomicU64,
 }
 
 /// Which rows an identity sees; absent = none.
@@ -278,15 +294,35 @@ impl Asker {
 /// ancestor only its own rows count. The sub-select stays one probe of the key's
 /// index per row: joined, the planner may prefer to run the policy over the whole table.
 pub(crate) fn probe(table: u32, source: &Source, primary_key: &[KeyColumn]) -> String {
-    let parameters: Vec<String> = (1..=primary_key.len())
+    format!(
+        "select pg_catalog.array_agg(k.n::int) from unnest({}) with ordinality as k({}, n) \
+         where (select true from {} t where {} limit 1)",
+        key_parameters(primary_key).join(", "),
+        key_aliases(primary_key).join(", "),
+        source.from,
+        key_conditions(table, source, primary_key)
+    )
+}
+
+/// A parameter for the texts of each key column.
+pub(crate) fn key_parameters(primary_key: &[KeyColumn]) -> Vec<String> {
+    (1..=primary_key.len())
         .map(|number| format!("${number}::text[]"))
-        .collect();
-    let aliases: Vec<String> = (1..=primary_key.len())
+        .collect()
+}
+
+/// A name for each key column's texts.
+pub(crate) fn key_aliases(primary_key: &[KeyColumn]) -> Vec<String> {
+    (1..=primary_key.len())
         .map(|number| format!("c{number}"))
-        .collect();
+        .collect()
+}
+
+/// Row `t` is one of `table` with the key texts in `k`.
+pub(crate) fn key_conditions(table: u32, source: &Source, primary_key: &[KeyColumn]) -> String {
     let mut conditions: Vec<String> = primary_key
         .iter()
-        .zip(&aliases)
+        .zip(key_aliases(primary_key))
         .map(|(column, alias)| {
             format!(
                 "t.{} {} k.{alias}::{}",
@@ -299,14 +335,7 @@ pub(crate) fn probe(table: u32, source: &Source, primary_key: &[KeyColumn]) -> S
     if source.oid != table {
         conditions.push(format!("t.tableoid OPERATOR(pg_catalog.=) {table}::oid"));
     }
-    format!(
-        "select pg_catalog.array_agg(k.n::int) from unnest({}) with ordinality as k({}, n) \
-         where (select true from {} t where {} limit 1)",
-        parameters.join(", "),
-        aliases.join(", "),
-        source.from,
-        conditions.join(" and ")
-    )
+    conditions.join(" and ")
 }
 
 /// `name` as an SQL identifier.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use walcast_changes::{DeleteVisibility, Digits};
+use walcast_changes::{DeleteVisibility, Digits, Visibility};
 
 use crate::database_url::database_url;
 use crate::limits::Limits;
@@ -12,7 +12,8 @@ use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, on
 use crate::token::{ClaimRules, KeySet, Keys, Verifier};
 
 /// Whether numbers are strings.
-const NUMBER_FORMS: [(&str, bool); 2] = [("number", false), ("string", true)];
+const NUMBER: (&str, bool) = ("number", false);
+const STRING: [(&str, bool); 1] = [("string", true)];
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,6 +136,8 @@ pub struct ChangesConfig {
     pub digits: Digits,
     /// Whether filters may have groups (`or=(…)`).
     pub filter_or: bool,
+    /// Who decides which rows are visible.
+    pub visibility: Visibility,
     /// Longer visibility checks count as "not visible".
     pub visibility_timeout_ms: u64,
 }
@@ -173,16 +176,20 @@ impl ChangesConfig {
             delete_visibility: one_of(
                 "WALCAST_DELETE_VISIBILITY",
                 &options.delete_visibility,
-                &[
-                    ("all", DeleteVisibility::All),
-                    ("rls", DeleteVisibility::RowSecurity),
-                ],
+                ("all", DeleteVisibility::All),
+                [("rls", DeleteVisibility::RowSecurity)],
             )?,
             digits: Digits {
-                int8: one_of("WALCAST_INT8", &options.int8, &NUMBER_FORMS)?,
-                numeric: one_of("WALCAST_NUMERIC", &options.numeric, &NUMBER_FORMS)?,
+                int8: one_of("WALCAST_INT8", &options.int8, NUMBER, STRING)?,
+                numeric: one_of("WALCAST_NUMERIC", &options.numeric, NUMBER, STRING)?,
             },
             filter_or: boolean("WALCAST_FILTER_OR", &options.filter_or, false)?,
+            visibility: one_of(
+                "WALCAST_RLS",
+                &options.rls,
+                ("compiled", Visibility::Compiled),
+                [("sql", Visibility::Sql), ("verify", Visibility::Verify)],
+            )?,
             visibility_timeout_ms: number(
                 "WALCAST_VISIBILITY_TIMEOUT_MS",
                 &options.visibility_timeout_ms,

@@ -115,6 +115,11 @@ pub struct Options {
     /// Whether filters of row changes may have groups, `or=(a.eq.1,b.lt.2)`, which the Elixir server refuses [default: false]
     #[arg(long, env = "WALCAST_FILTER_OR", hide_env_values = true, value_name = "BOOL")]
     pub filter_or: Option<String>,
+    /// Who decides which rows are visible under row level security: compiled (this process, where policies are
+    /// understood), sql (Postgres alone) or verify (both, Postgres is believed, differences are reported)
+    /// [default: compiled]
+    #[arg(long, env = "WALCAST_RLS", hide_env_values = true, value_name = "MODE")]
+    pub rls: Option<String>,
     /// A row visibility check that takes longer counts as "not visible" [default: 5000]
     #[arg(
         long,

@@ -332,6 +332,7 @@ async fn start_changes(
         delete_visibility: settings.delete_visibility,
         digits: settings.digits,
         filter_or: settings.filter_or,
+        visibility: settings.visibility,
         visibility_timeout_ms: settings.visibility_timeout_ms,
         // The rest of the pool is for subscribing.
         visibility_connections: (server.config.database.pool_size / 2).max(1),

@@ -121,20 +121,31 @@ pub(crate) fn limit(variable: &'static str, raw: &Option<String>) -> Result<Opti
 }
 
 /// One of a few words; the first is meant where there is none.
-pub(crate) fn one_of<T: Copy>(
+pub(crate) fn one_of<T: Copy, const COUNT: usize>(
     variable: &'static str,
     raw: &Option<String>,
-    words: &[(&str, T); 2],
+    (default_word, default): (&str, T),
+    others: [(&str, T); COUNT],
 ) -> Result<T, ConfigError> {
-    let [(first, default), (second, _)] = words;
     let Some(value) = text(raw) else {
-        return Ok(*default);
+        return Ok(default);
     };
-    let is_meant = |(word, _): &&(&str, T)| word.eq_ignore_ascii_case(value.trim());
-    match words.iter().find(is_meant) {
-        Some((_, meaning)) => Ok(*meaning),
-        None => Err(invalid(variable, format!("`{first}` or `{second}`"), value)),
+    let is_meant = |word: &str| word.eq_ignore_ascii_case(value.trim());
+    if is_meant(default_word) {
+        return Ok(default);
     }
+    if let Some((_, meaning)) = others.iter().find(|(word, _)| is_meant(word)) {
+        return Ok(*meaning);
+    }
+    let words: Vec<String> = std::iter::once(default_word)
+        .chain(others.iter().map(|(word, _)| *word))
+        .map(|word| format!("`{word}`"))
+        .collect();
+    let expected = match words.split_last() {
+        Some((last, first)) if !first.is_empty() => format!("{} or {last}", first.join(", ")),
+        _ => words.concat(),
+    };
+    Err(invalid(variable, expected, value))
 }
 
 pub(crate) fn boolean(

@@ -12,7 +12,7 @@ use std::sync::Arc;
 const MAX_CALLS: usize = 4;
 
 /// How visibility of a table's rows to a role is found out.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Access {
     /// Every row is visible: no row security, or a role that is exempt.
     NoRls,
@@ -28,9 +28,11 @@ pub enum Access {
 }
 
 /// All policies that apply, as one condition.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Program {
     pub(super) condition: Expression,
+    /// Names of the policies, sorted.
+    policies: Vec<String>,
     /// How identities are found by a row; `None`: each has to be tried.
     routes: Option<Arc<Routes>>,
 }
@@ -43,6 +45,29 @@ impl Access {
             Self::Hidden => Some(Arc::new(Routes::NONE)),
             Self::NoRls | Self::Ask { .. } => None,
         }
+    }
+
+    /// Names of the policies that were compiled.
+    pub(crate) fn policies(&self) -> &[String] {
+        match self {
+            Self::Compiled(program) => &program.policies,
+            _ => &[],
+        }
+    }
+
+    /// Names of the columns whose values are read here.
+    pub(crate) fn columns(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        if let Self::Compiled(program) = self {
+            program.condition.visit(&mut |expression| {
+                if let Expression::Column(name, kind) = expression
+                    && *kind != Kind::Other
+                {
+                    names.push(name.clone());
+                }
+            });
+        }
+        names
     }
 }
 
@@ -73,37 +98,39 @@ pub(super) struct Reads {
     pub(super) claims: bool,
 }
 
-impl Reads {
-    fn add(&mut self, expression: &Expression) {
-        match expression {
-            Expression::Column(..) => self.row = true,
-            Expression::Claims => self.claims = true,
-            Expression::Constant(_) => {}
-            Expression::Cast(operand, _)
-            | Expression::Member(operand, ..)
-            | Expression::Is(operand, ..)
-            | Expression::Not(operand) => self.add(operand),
-            Expression::NullIf(left, right)
-            | Expression::Compare(_, left, right)
-            | Expression::DistinctFrom(left, right, _) => {
-                self.add(left);
-                self.add(right);
+impl Expression {
+    /// Calls `seen` for this expression and each that is part of it.
+    fn visit(&self, seen: &mut impl FnMut(&Self)) {
+        seen(self);
+        match self {
+            Self::Column(..) | Self::Claims | Self::Constant(_) => {}
+            Self::Cast(operand, _)
+            | Self::Member(operand, ..)
+            | Self::Is(operand, ..)
+            | Self::Not(operand) => operand.visit(seen),
+            Self::NullIf(left, right)
+            | Self::Compare(_, left, right)
+            | Self::DistinctFrom(left, right, _) => {
+                left.visit(seen);
+                right.visit(seen);
             }
-            Expression::AnyOf(operand, members, _) => {
-                self.add(operand);
-                members.iter().for_each(|member| self.add(member));
+            Self::AnyOf(operand, members, _) => {
+                operand.visit(seen);
+                members.iter().for_each(|member| member.visit(seen));
             }
-            Expression::Coalesce(operands) | Expression::And(operands) | Expression::Or(operands) => {
-                operands.iter().for_each(|operand| self.add(operand));
+            Self::Coalesce(operands) | Self::And(operands) | Self::Or(operands) => {
+                operands.iter().for_each(|operand| operand.visit(seen));
             }
         }
     }
-}
 
-impl Expression {
     pub(super) fn reads(&self) -> Reads {
         let mut reads = Reads::default();
-        reads.add(self);
+        self.visit(&mut |expression| match expression {
+            Self::Column(..) => reads.row = true,
+            Self::Claims => reads.claims = true,
+            _ => {}
+        });
         reads
     }
 
@@ -149,7 +176,10 @@ pub fn compile(facts: &PolicyFacts) -> Access {
     }
     restricting.push(Expression::Or(admitting));
     let condition = Expression::And(restricting);
+    let mut policies: Vec<String> = facts.policies.iter().map(|policy| policy.name.clone()).collect();
+    policies.sort_unstable();
     Access::Compiled(Program {
+        policies,
         routes: Routes::of(&condition).map(Arc::new),
         condition,
     })

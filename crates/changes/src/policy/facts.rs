@@ -63,7 +63,7 @@ select jsonb_build_object(
   'may_use_schema', has_schema_privilege(r.oid, c.relnamespace, 'usage'),
   'policies', coalesce((
     select jsonb_agg(jsonb_build_object(
-      'name', p.polname, 'permissive', p.polpermissive, 'using', pg_get_expr(p.polqual, p.polrelid)))
+      'name', p.polname, 'permissive', p.polpermissive, 'using', pg_get_expr(p.polqual, p.polrelid)) order by p.polname)
     from pg_policy p
     -- A policy without USING admits nothing and restricts nothing.
     where p.polrelid = c.oid and p.polcmd in ('r', '*') and p.polqual is not null

@@ -12,6 +12,7 @@ mod filters;
 mod generated_columns;
 mod large_transactions;
 mod limit;
+mod modes;
 mod old_rows;
 mod options;
 mod partitions;

@@ -30,6 +30,10 @@ async fn a_wrong_setting_is_one_sentence_on_standard_error() {
             vec![("API_JWT_SECRET", SECRET), ("PORT", "x")],
             "PORT must be a whole number from 0 to 65535, but is `x`",
         ),
+        (
+            vec![("API_JWT_SECRET", SECRET), ("WALCAST_RLS", "off")],
+            "WALCAST_RLS must be `compiled`, `sql` or `verify`, but is `off`",
+        ),
     ];
     for (variables, sentence) in cases {
         let output = run(walcast().envs(variables)).await;
