@@ -496,6 +496,7 @@ impl Trial {
             table: Pattern::Exact("t".into()),
             clauses,
             select: None,
+            since: None,
             options: Default::default(),
         };
         let columns = self.facts.attributes.iter();

@@ -4,7 +4,7 @@
 use crate::claims::IdentityRef;
 use crate::engine::Context;
 use crate::row::new_value;
-use crate::table::Pending;
+use crate::table::{Item, Pending};
 use crate::verify::Verification;
 use crate::view::View;
 use crate::visibility::{Answer, Question, VisibilityError};
@@ -39,8 +39,10 @@ impl Asking {
         let mut rows = Vec::with_capacity(concerned.len());
         let mut xids: Vec<u32> = Vec::new();
         for at in concerned {
-            // A key column that was dropped or renamed meanwhile: the row cannot be found, so nobody sees it.
-            if let Some(change) = batch.get(at).map(|pending| &pending.item.change)
+            let item = batch.get(at).map(|pending| &pending.item);
+            // A key column that was dropped or renamed meanwhile: the row cannot be found, so nobody sees it. Nor is a
+            // version to be had of which it is known that it is not the row's any more.
+            if let Some(Item { change, .. }) = item.filter(|item| !item.is_superseded)
                 && let Some(key) = key(view, change)
             {
                 positions.push(at);

@@ -3,6 +3,7 @@
 use crate::clause::Clause;
 use crate::elixir;
 use crate::filter::{self, Condition, FilterError, Grammar};
+use crate::position::Since;
 use serde_json::{Map, Value};
 use std::fmt;
 use thiserror::Error;
@@ -126,6 +127,8 @@ pub struct Binding {
     pub select: Option<Vec<String>>,
     /// What else it asks for.
     pub options: BindingOptions,
+    /// Where what was missed begins; `None` = nothing was.
+    pub since: Option<Since>,
 }
 
 /// Why an entry cannot be read. The texts are those of `protocol.md 7.1` and `7.2`.
@@ -146,6 +149,11 @@ pub enum BindingError {
         "Column selection is not supported for wildcard subscriptions. Provide an explicit schema and table name."
     )]
     SelectWithWildcard,
+    /// `since` is neither a position nor a time.
+    #[error(
+        "Error parsing `since` params: expected the `position` of a change, e.g. \"16/B374D848:3\", or its `commit_timestamp`"
+    )]
+    Since,
     /// The filter cannot be read.
     #[error(transparent)]
     Filter(#[from] FilterError),
@@ -169,6 +177,10 @@ impl Binding {
             Some(Value::String(_)) => return Err(BindingError::SelectNotAList),
             _ => None,
         };
+        let since = match entry.get("since") {
+            None | Some(Value::Null) => None,
+            Some(value) => Some(Since::parse(value).ok_or(BindingError::Since)?),
+        };
         let (schema, table, clauses) = match (entry.get("schema"), entry.get("table"), entry.get("filter")) {
             (Some(Value::String(schema)), Some(Value::String(table)), Some(Value::String(filter))) => {
                 (schema.as_str(), table.as_str(), filter::parse(filter, grammar)?)
@@ -191,6 +203,7 @@ impl Binding {
             clauses,
             select,
             options: BindingOptions::parse(entry),
+            since,
         })
     }
 }

@@ -35,6 +35,7 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
             Some(Event::Streaming { start, attempt }) => {
                 tracing::info!(%start, attempt, "streaming changes");
                 context.relations_changed();
+                context.begin_at(start).await;
                 status.send_replace(Status::Streaming);
                 if std::mem::take(&mut was_lost) {
                     for subscriber in context.registry.subscribers() {
@@ -78,6 +79,7 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
             Matched::Failed => {}
         }
     }
+    let number = context.window.keep(&change, || context.registry.next_change());
     let Some(table) = context.registry.table(oid) else {
         return;
     };
@@ -87,7 +89,6 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
     let share = Arc::clone(shares).acquire_many_owned(units).await.ok();
     gauge!("walcast_changes_in_flight_bytes")
         .set((IN_FLIGHT_BYTES - shares.available_permits() * SHARE_BYTES) as f64);
-    let number = context.registry.next_change();
     let tickets = table.open_slots();
     // A table that nobody listens to any more has ended its task; its changes concern nobody.
     let _ = table
@@ -95,6 +96,7 @@ async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Chang
         .send(Item {
             number,
             change,
+            is_superseded: false,
             tickets,
             _share: share,
         })

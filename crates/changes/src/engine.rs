@@ -11,20 +11,22 @@ use crate::filter::Grammar;
 use crate::fresh::Fresh;
 use crate::meter::Meter;
 use crate::policy::{self, Access};
+use crate::recovery::Recovery;
 use crate::registry::{Attachment, Registry};
 use crate::rights::Rights;
 use crate::subscription::{Request, Subscriber, Subscription};
 use crate::tap::{Tap, Tapped};
 use crate::validate;
 use crate::visibility::{Asker, Visibility, VisibilityFigures};
+use crate::window::{self, Moment, Window, WindowLimits};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use walcast_replication::json::Digits;
-use walcast_replication::{Relation, Stats, StreamOptions};
+use walcast_replication::{Lsn, Relation, Stats, StreamOptions};
 
 /// How long an answer of the catalog serves further joins.
 const CATALOG_KEPT_FOR: Duration = Duration::from_secs(1);
@@ -68,6 +70,8 @@ pub struct Options {
     pub stream: StreamOptions,
     /// Another reader of the stream.
     pub tap: Option<Arc<dyn Tap>>,
+    /// How much of what was delivered is kept for channels that come back.
+    pub window: WindowLimits,
     /// Limits how much is delivered.
     pub meter: Option<Arc<dyn Meter>>,
 }
@@ -87,6 +91,7 @@ impl Default for Options {
             visibility_connections: 2,
             stream: StreamOptions::default(),
             tap: None,
+            window: WindowLimits::default(),
             meter: None,
         }
     }
@@ -122,6 +127,10 @@ pub(crate) struct Context {
     pub(crate) registry: Registry,
     pub(crate) asker: Asker,
     pub(crate) tapped: Tapped,
+    pub(crate) window: Window,
+    /// Where the stream began.
+    began: Mutex<Moment>,
+    stats: OnceLock<Arc<Stats>>,
     pub(crate) figures: Arc<VisibilityFigures>,
     pub(crate) rights: Rights,
     identities: Identities,
@@ -141,8 +150,34 @@ pub(crate) struct Checked {
 }
 
 impl Context {
+    /// A stream began. What was committed before it, and after the last one's end, is lost.
+    pub(crate) async fn begin_at(&self, start: Lsn) {
+        // Nothing of before this moment of the server's clock is certain to be in it.
+        let clock = "select (extract(epoch from clock_timestamp()) * 1000000)::int8";
+        let now_us = sqlx::query_scalar(clock).fetch_one(&self.pool).await;
+        let moment = window::beginning(
+            start,
+            now_us.unwrap_or_else(|error| {
+                tracing::warn!(%error, "the server's clock could not be read: what was missed is told by position only");
+                i64::MAX
+            }),
+        );
+        *self.began.lock().unwrap_or_else(PoisonError::into_inner) = moment;
+        self.window.interrupt(moment);
+    }
+
+    /// Up to where the stream was read, at least.
+    pub(crate) fn now(&self) -> Moment {
+        let begun = self.stats.get().and_then(|stats| stats.begun());
+        begun.map_or_else(
+            || *self.began.lock().unwrap_or_else(PoisonError::into_inner),
+            |(commit, commit_timestamp_us)| window::beginning(commit, commit_timestamp_us),
+        )
+    }
+
     /// Forgets what nobody uses.
     pub(crate) fn sweep(&self) {
+        self.window.sweep();
         self.identities.sweep();
         self.published.sweep();
         self.facts.sweep();
@@ -209,12 +244,24 @@ impl Context {
         binding: &Binding,
         oid: u32,
     ) -> Result<Option<Arc<TableFacts>>, SubscribeError> {
+        self.known_facts(oid)
+            .await
+            .map_err(|error| SubscribeError::from_postgres(binding, error))
+    }
+
+    /// The names of a table's primary key columns.
+    pub(crate) async fn key_names(&self, oid: u32) -> Result<Vec<String>, sqlx::Error> {
+        let facts = self.known_facts(oid).await?;
+        let names = facts.iter().flat_map(|facts| &facts.primary_key);
+        Ok(names.map(|column| column.name.clone()).collect())
+    }
+
+    async fn known_facts(&self, oid: u32) -> Result<Option<Arc<TableFacts>>, sqlx::Error> {
         self.facts
             .get(oid, async {
                 Ok::<_, sqlx::Error>(catalog::facts(&self.pool, &[oid]).await?.pop().map(Arc::new))
             })
             .await
-            .map_err(|error| SubscribeError::from_postgres(binding, error))
     }
 
     async fn selectable(
@@ -453,6 +500,7 @@ impl Changes {
             create_publication: options.create_publication,
             ..options.stream.clone()
         };
+        let window = options.window;
         let context = Arc::new(Context {
             tapped: Tapped::new(options.tap.clone()),
             figures: Arc::default(),
@@ -460,6 +508,9 @@ impl Changes {
             pool,
             options,
             registry: Registry::default(),
+            window: Window::new(window),
+            began: Mutex::new(window::beginning(Lsn::default(), i64::MAX)),
+            stats: OnceLock::new(),
             asker,
             identities: Identities::default(),
             published: Fresh::new(CATALOG_KEPT_FOR),
@@ -473,6 +524,7 @@ impl Changes {
         let interest: Arc<dyn walcast_replication::Interest> = Arc::new(Listening(Arc::clone(&context)));
         let stream = walcast_replication::spawn(replication, stream_options, interest, cancel);
         let stats = stream.stats();
+        let _ = context.stats.set(Arc::clone(&stats));
         let (sender, status) = watch::channel(Status::Starting);
         tokio::spawn(dispatch::run(Arc::clone(&context), stream, sender));
         Self {
@@ -507,9 +559,13 @@ impl Changes {
             bindings,
             self.intern(&request.claims),
         ));
+        let recovery = Recovery::new(&self.context, &subscriber, &checked.attachments);
         self.context
             .registry
             .add(&self.context, &subscriber, checked.attachments);
+        if let Some(recovery) = recovery {
+            tokio::spawn(recovery.run());
+        }
         Ok(Subscription::new(self.clone(), subscriber, checked.warnings))
     }
 
@@ -563,7 +619,7 @@ impl Changes {
     }
 
     pub(crate) fn forget(&self, subscriber: &Subscriber) {
-        self.context.registry.remove(subscriber);
+        self.context.registry.remove(&self.context, subscriber);
     }
 }
 
@@ -572,7 +628,9 @@ struct Listening(Arc<Context>);
 
 impl walcast_replication::Interest for Listening {
     fn wants(&self, relation_oid: u32) -> bool {
-        self.0.registry.wants(relation_oid) || self.0.tapped.wants(relation_oid)
+        self.0.registry.wants(relation_oid)
+            || self.0.tapped.wants(relation_oid)
+            || self.0.window.covers(relation_oid)
     }
 
     fn announced(&self, relation: &Relation) {

@@ -11,10 +11,11 @@ use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::lane::Lane;
 use crate::policy::{Routes, Row};
+use crate::position::Since;
 use crate::row_read::RowRead;
 use crate::scalar::{Family, Reading, Scalar};
 use crate::subscription::Subscriber;
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use walcast_replication::json::Digits;
 
@@ -59,11 +60,43 @@ pub(crate) struct Listener {
     pub(crate) select: Option<Arc<[String]>>,
     /// Which numbers are strings.
     pub(crate) digits: Digits,
+    /// Of one that is told what it missed: where that begins.
+    pub(crate) since: Option<Since>,
     /// Keeps commit order with the channel's other tables.
     pub(crate) lane: Arc<Lane>,
 }
 
 impl Listener {
+    /// A subscriber's binding, by position, on one table; `digits` unless it asks for others. `None` when it has no
+    /// such binding.
+    pub(crate) fn new(
+        subscriber: &Arc<Subscriber>,
+        at: usize,
+        clauses: Vec<Clause<TypedCondition>>,
+        digits: Digits,
+        lane: Arc<Lane>,
+    ) -> Option<Self> {
+        let (id, binding) = subscriber.bindings.get(at)?;
+        let asked = binding.options;
+        Some(Self {
+            subscriber: Arc::clone(subscriber),
+            at,
+            id: *id,
+            event: binding.event,
+            clauses,
+            select: binding.select.as_ref().map(|names| {
+                let sorted: BTreeSet<String> = names.iter().cloned().collect();
+                sorted.into_iter().collect()
+            }),
+            digits: Digits {
+                int8: asked.int8_as_string.unwrap_or(digits.int8),
+                numeric: asked.numeric_as_string.unwrap_or(digits.numeric),
+            },
+            since: None,
+            lane,
+        })
+    }
+
     /// The condition this listener is found by, with the values it has to meet one of.
     fn indexed_by(&self) -> Option<(&TypedCondition, &[Scalar<'static>])> {
         self.clauses
@@ -324,6 +357,7 @@ mod tests {
             clauses: clauses.collect(),
             select: None,
             digits: Digits::default(),
+            since: None,
             lane: Arc::new(Lane::default()),
         })
     }

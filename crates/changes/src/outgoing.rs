@@ -2,6 +2,7 @@
 
 use crate::index::ActionKind;
 use crate::lane::{Delivery, Lane};
+use crate::position::Position;
 use crate::table::Part;
 use smallvec::SmallVec;
 use std::collections::HashMap;
@@ -27,8 +28,10 @@ struct FrameKey {
 }
 
 /// The frames of one change, each built once.
-#[derive(Default)]
 pub(crate) struct Outgoing {
+    position: String,
+    /// Whether it was missed, and comes later.
+    replayed: bool,
     data: HashMap<Data, String>,
     frames: HashMap<FrameKey, Frame>,
     /// By address of the lane.
@@ -37,6 +40,17 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
+    pub(crate) fn new(position: Position, replayed: bool) -> Self {
+        Self {
+            position: position.to_string(),
+            replayed,
+            data: HashMap::new(),
+            frames: HashMap::new(),
+            laned: HashMap::new(),
+            count: 0,
+        }
+    }
+
     pub(crate) fn push<'a>(
         &mut self,
         kind: ActionKind,
@@ -61,7 +75,14 @@ impl Outgoing {
                 let text = if key.legacy {
                     protocol::change_event(key.version, &key.topic, kind.as_str(), json)
                 } else {
-                    protocol::postgres_changes(key.version, &key.topic, &key.ids, json)
+                    protocol::postgres_changes(
+                        key.version,
+                        &key.topic,
+                        &key.ids,
+                        json,
+                        &self.position,
+                        self.replayed,
+                    )
                 };
                 vacant.insert(Frame::from(text)).clone()
             }

@@ -13,7 +13,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use tokio::sync::mpsc;
-use walcast_replication::json::Digits;
 use walcast_replication::{Interest, Relation};
 
 /// A subscribed table: its queue of changes and its listeners. Lives while somebody listens.
@@ -33,6 +32,7 @@ impl Table {
 }
 
 /// What a table means to one binding: its filter with their values in the table's types.
+#[derive(Clone)]
 pub(crate) struct Attachment {
     pub(crate) oid: u32,
     pub(crate) at: usize,
@@ -173,9 +173,6 @@ impl Registry {
             return;
         };
         for attachment in attachments {
-            let Some((id, binding)) = subscriber.bindings.get(attachment.at) else {
-                continue;
-            };
             let known = |(oid, listener): &(u32, Arc<Listener>)| {
                 *oid == attachment.oid && listener.at == attachment.at
             };
@@ -183,29 +180,22 @@ impl Registry {
                 continue;
             }
             let first_here = !held.listeners.iter().any(|(oid, _)| *oid == attachment.oid);
-            let (asked, default) = (binding.options, context.options.digits);
-            let listener = Arc::new(Listener {
-                subscriber: Arc::clone(subscriber),
-                at: attachment.at,
-                id: *id,
-                event: binding.event,
-                clauses: attachment.clauses,
-                select: binding.select.as_ref().map(|names| {
-                    let sorted: BTreeSet<String> = names.iter().cloned().collect();
-                    sorted.into_iter().collect()
-                }),
-                digits: Digits {
-                    int8: asked.int8_as_string.unwrap_or(default.int8),
-                    numeric: asked.numeric_as_string.unwrap_or(default.numeric),
-                },
-                lane: Arc::clone(&held.lane),
-            });
+            let (digits, lane) = (context.options.digits, Arc::clone(&held.lane));
+            let Some(listener) = Listener::new(subscriber, attachment.at, attachment.clauses, digits, lane)
+            else {
+                continue;
+            };
+            let listener = Arc::new(listener);
             held.listeners.push((attachment.oid, Arc::clone(&listener)));
             // The entry stays locked while we insert, so that a table cannot be taken for empty in between.
             let table = self
                 .tables
                 .entry(attachment.oid)
                 .or_insert_with(|| table::spawn(context));
+            // From here on the reader lets the table's changes through.
+            if first_here {
+                context.window.cover(attachment.oid, context.now());
+            }
             table
                 .listeners
                 .write()
@@ -257,7 +247,7 @@ impl Registry {
     }
 
     /// Undoes everything a subscriber did here.
-    pub(crate) fn remove(&self, subscriber: &Subscriber) {
+    pub(crate) fn remove(&self, context: &Context, subscriber: &Subscriber) {
         let Some((_, held)) = self.subscribers.remove(&subscriber.id) else {
             return;
         };
@@ -283,12 +273,19 @@ impl Registry {
                 }
                 lanes.retain(|(_, members)| *members > 0);
             }
-            self.tables.remove_if(&oid, |_, table| {
+            let is_deserted = |table: &Arc<Table>| {
                 table
                     .listeners
                     .read()
                     .unwrap_or_else(PoisonError::into_inner)
                     .is_empty()
+            };
+            self.tables.remove_if(&oid, |_, table| {
+                let is_deserted = is_deserted(table);
+                if is_deserted {
+                    context.window.leave(oid);
+                }
+                is_deserted
             });
         }
         self.lanes

@@ -4,6 +4,7 @@ use crate::binding::Binding;
 use crate::claims::{Claims, IdentityRef};
 use crate::engine::Changes;
 use crate::error::SubscribeError;
+use crate::hold::Hold;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use walcast_protocol::{BindingEntry, Frame, Outlet, Ref, Version};
@@ -35,10 +36,12 @@ pub(crate) struct Subscriber {
     pub(crate) legacy: bool,
     pub(crate) bindings: Vec<(u32, Binding)>,
     outlet: Arc<dyn Outlet>,
-    identity: RwLock<IdentityRef>,
-    closed: AtomicBool,
+    identity: Arc<RwLock<IdentityRef>>,
+    closed: Arc<AtomicBool>,
     /// Number of the first change this channel may see.
     since: AtomicU64,
+    /// Keeps live changes back while missed ones are told.
+    hold: Hold,
 }
 
 impl Subscriber {
@@ -56,9 +59,10 @@ impl Subscriber {
             legacy: request.legacy,
             bindings,
             outlet: Arc::clone(&request.outlet),
-            identity: RwLock::new(identity),
-            closed: AtomicBool::new(false),
+            identity: Arc::new(RwLock::new(identity)),
+            closed: Arc::new(AtomicBool::new(false)),
             since: AtomicU64::new(u64::MAX),
+            hold: Hold::default(),
         }
     }
 
@@ -103,9 +107,60 @@ impl Subscriber {
     }
 
     pub(crate) fn deliver(&self, frame: Frame) {
+        if !self.is_closed()
+            && let Some(frame) = self.hold.pass(frame)
+        {
+            self.outlet.deliver(frame);
+        }
+    }
+
+    /// Delivers a frame even if others are kept back.
+    pub(crate) fn deliver_past_hold(&self, frame: Frame) {
         if !self.is_closed() {
             self.outlet.deliver(frame);
         }
+    }
+
+    /// Keeps back what is delivered until [`Subscriber::release`].
+    pub(crate) fn hold(&self) {
+        self.hold.begin();
+    }
+
+    /// Delivers what was kept back, and lets everything pass from now on.
+    pub(crate) fn release(&self) {
+        let is_whole = self.hold.end(|frame| {
+            if !self.is_closed() {
+                self.outlet.deliver(frame);
+            }
+        });
+        if !is_whole {
+            self.deliver(crate::notice::missed(
+                self,
+                "more was committed while missed changes were told than can be kept back",
+            ));
+        }
+    }
+
+    /// The same channel as a subscriber that is told what was missed: what it is given passes by what is kept back.
+    pub(crate) fn past(&self, identity: IdentityRef) -> Self {
+        Self {
+            id: self.id,
+            version: self.version,
+            topic: Arc::clone(&self.topic),
+            join_ref: self.join_ref.clone(),
+            legacy: self.legacy,
+            bindings: self.bindings.clone(),
+            outlet: Arc::clone(&self.outlet),
+            identity: Arc::new(RwLock::new(identity)),
+            closed: Arc::clone(&self.closed),
+            since: AtomicU64::new(0),
+            hold: Hold::default(),
+        }
+    }
+
+    /// Waits until the channel has room for more.
+    pub(crate) async fn ready(&self) {
+        self.outlet.ready().await;
     }
 }
 

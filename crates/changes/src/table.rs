@@ -7,12 +7,13 @@ use crate::condition::Truth;
 use crate::deleted;
 use crate::engine::{Context, DeleteVisibility};
 use crate::index::{ActionKind, Index, Listener};
-use crate::lane::Ticket;
+use crate::lane::{Lane, Ticket};
 use crate::lost_columns::LostColumns;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
 use crate::policy::{Access, Row, Verdict};
+use crate::position::Position;
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::rights::RightsVersion;
@@ -21,6 +22,7 @@ use crate::subscription::Subscriber;
 use crate::verify::Verification;
 use crate::view::View;
 use crate::visibility::{Answer, Visibility, VisibilityError};
+use crate::window::Moment;
 use metrics::counter;
 use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -49,6 +51,8 @@ pub(crate) struct Item {
     /// Number in the order of dispatch.
     pub(crate) number: u64,
     pub(crate) change: Change,
+    /// Whether the row is known to have changed since, so that nobody can be asked about this version of it.
+    pub(crate) is_superseded: bool,
     /// A slot in each lane that leads through this table.
     pub(crate) tickets: Vec<Ticket>,
     /// Its share of the memory the table may use; given back when the item is done.
@@ -63,19 +67,20 @@ pub(crate) fn spawn(context: &Arc<Context>) -> Arc<Table> {
         listeners: RwLock::new(Index::default()),
         lanes: Mutex::new(Vec::new()),
     });
-    let worker = Worker {
-        context: Arc::clone(context),
-        table: Arc::downgrade(&table),
-        view: None,
-        roles: None,
-        rights: RightsVersion::default(),
-        open_filters: OpenFilters::default(),
-        lost_columns: LostColumns::default(),
-        metered: Metered::default(),
-        line: VecDeque::new(),
-    };
-    tokio::spawn(worker.run(items));
+    tokio::spawn(Worker::new(context, &table).run(items));
     table
+}
+
+/// A table with these listeners, of which no other knows.
+pub(crate) fn apart(listeners: impl Iterator<Item = Listener>, lane: &Arc<Lane>) -> Arc<Table> {
+    let mut index = Index::default();
+    listeners.for_each(|listener| index.insert(Arc::new(listener)));
+    let (queue, _) = mpsc::channel(1);
+    Arc::new(Table {
+        queue,
+        listeners: RwLock::new(index),
+        lanes: Mutex::new(vec![(Arc::clone(lane), 1)]),
+    })
 }
 
 /// What a change means to one channel.
@@ -106,7 +111,8 @@ struct Decided {
     _permit: Option<OwnedSemaphorePermit>,
 }
 
-struct Worker {
+/// Decides about the changes of one table.
+pub(crate) struct Worker {
     context: Arc<Context>,
     table: std::sync::Weak<Table>,
     view: Option<View>,
@@ -116,9 +122,41 @@ struct Worker {
     lost_columns: LostColumns,
     metered: Metered,
     line: VecDeque<Decided>,
+    /// Whether the changes are of the past, told to a channel that missed them.
+    of_past: bool,
 }
 
 impl Worker {
+    fn new(context: &Arc<Context>, table: &Arc<Table>) -> Self {
+        Self {
+            context: Arc::clone(context),
+            table: Arc::downgrade(table),
+            view: None,
+            roles: None,
+            rights: RightsVersion::default(),
+            open_filters: OpenFilters::default(),
+            lost_columns: LostColumns::default(),
+            metered: Metered::default(),
+            line: VecDeque::new(),
+            of_past: false,
+        }
+    }
+
+    /// For changes that its listeners missed.
+    pub(crate) fn of_past(context: &Arc<Context>, table: &Arc<Table>) -> Self {
+        Self {
+            of_past: true,
+            ..Self::new(context, table)
+        }
+    }
+
+    /// Decides about changes and hands them out. They are of one version of the relation.
+    pub(crate) async fn tell(&mut self, items: Vec<Item>) -> Result<(), VisibilityError> {
+        self.process(items, None).await?;
+        self.deliver_all().await;
+        Ok(())
+    }
+
     async fn run(mut self, mut items: mpsc::Receiver<Item>) {
         let mut batch = Vec::with_capacity(BATCH_CHANGES);
         loop {
@@ -193,7 +231,9 @@ impl Worker {
         for item in items {
             pending.push(self.find(&table, item));
         }
-        if let Some(meter) = &self.context.options.meter {
+        if let Some(meter) = &self.context.options.meter
+            && !self.of_past
+        {
             self.metered.limit(meter, &mut pending);
         }
         self.learn_roles(&pending).await?;
@@ -411,9 +451,11 @@ impl Worker {
         };
         let Some(view) = &self.view else { return pending };
         let number = pending.item.number;
+        let moment = Moment::of(&pending.item.change);
         let part = |listener: &Arc<Listener>, truth| {
             let subscriber = &listener.subscriber;
-            subscriber.may_see(number).then(|| Part {
+            let wants = listener.since.is_none_or(|since| moment.is_wanted(since));
+            (wants && subscriber.may_see(number)).then(|| Part {
                 subscriber: Arc::clone(subscriber),
                 identity: subscriber.identity(),
                 listener: Arc::clone(listener),
@@ -583,7 +625,7 @@ impl Worker {
             mut refused,
         } = pending;
         let Item { change, tickets, .. } = item;
-        let mut outgoing = Outgoing::default();
+        let mut outgoing = Outgoing::new(Position::of(&change), self.of_past);
         if let Some(view) = &mut self.view {
             parts.retain(|part| part.truth != Truth::Ask || answer.sees(&part.identity, at));
             let too_large = change_bytes(&change) > self.context.options.max_record_bytes;

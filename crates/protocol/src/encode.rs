@@ -203,14 +203,34 @@ pub fn system(version: Version, join_ref: &Ref, topic: &str, system: &System<'_>
 
 /// A row change (`protocol.md 7.4`); `data_json` is the `data` object, shared by all channels that see the same.
 #[must_use]
-pub fn postgres_changes(version: Version, topic: &str, ids: &[u32], data_json: &str) -> String {
+pub fn postgres_changes(
+    version: Version,
+    topic: &str,
+    ids: &[u32],
+    data_json: &str,
+    position: &str,
+    replayed: bool,
+) -> String {
     // Nine digits and a comma: ids are below 2^27.
     let mut list = String::with_capacity(ids.len() * 10);
     for (at, id) in ids.iter().enumerate() {
         // Writing to a String cannot fail.
         _ = write!(list, "{}{id}", if at > 0 { "," } else { "" });
     }
-    let payload = [r#"{"ids":["#, &list, r#"],"data":"#, data_json, "}"];
+    let end = if replayed {
+        r#"","replayed":true}"#
+    } else {
+        r#""}"#
+    };
+    let payload = [
+        r#"{"ids":["#,
+        &list,
+        r#"],"data":"#,
+        data_json,
+        r#","position":""#,
+        position,
+        end,
+    ];
     frame(
         version,
         &Ref::NULL,

@@ -1,5 +1,7 @@
 //! A frame on its way to clients.
 
+use std::pin::Pin;
+
 use bytes::Bytes;
 
 /// Where a channel's frames go. Implementations never block: what to do with a reader that is too slow is theirs to
@@ -7,6 +9,11 @@ use bytes::Bytes;
 pub trait Outlet: Send + Sync {
     /// Takes one frame, in order.
     fn deliver(&self, frame: Frame);
+
+    /// Resolves when there is room for a good deal more: for whoever has much to deliver that can wait.
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::ready(()))
+    }
 
     /// A frame was delivered although more messages than allowed are under way: the channel is to be closed after it
     /// (`protocol.md 9`).

@@ -295,13 +295,14 @@ fn a_change_carries_its_ids_and_its_data_byte_for_byte() {
         (&[92_365_374][..], "[92365374]"),
         (&[3, 0, 3][..], "[3,0,3]"),
     ] {
-        let payload = format!(r#"{{"ids":{list},"data":{data}}}"#);
+        let payload = format!(r#"{{"ids":{list},"data":{data},"position":"0/1A:2"}}"#);
         assert_eq!(
-            postgres_changes(Version::V2, TOPIC, ids, data),
+            postgres_changes(Version::V2, TOPIC, ids, data, "0/1A:2", false),
             format!(r#"[null,null,"{TOPIC}","postgres_changes",{payload}]"#)
         );
+        let payload = format!(r#"{{"ids":{list},"data":{data},"position":"0/1A:2","replayed":true}}"#);
         assert_eq!(
-            postgres_changes(Version::V1, TOPIC, ids, data),
+            postgres_changes(Version::V1, TOPIC, ids, data, "0/1A:2", true),
             format!(r#"{{"topic":"{TOPIC}","event":"postgres_changes","payload":{payload},"ref":null}}"#)
         );
     }

@@ -117,6 +117,15 @@ impl Tuple {
         })
     }
 
+    /// The same row in memory of its own: as it comes from the stream it may keep a much larger buffer alive.
+    #[must_use]
+    pub fn compacted(&self) -> Self {
+        Self {
+            bytes: Bytes::copy_from_slice(&self.bytes),
+            spans: self.spans.clone(),
+        }
+    }
+
     /// The value of the column at this position; `None` if the tuple has fewer columns.
     #[must_use]
     pub fn get(&self, at: usize) -> Option<Value<'_>> {
@@ -216,4 +225,28 @@ pub struct Change {
     pub relation: Arc<Relation>,
     /// What happened.
     pub action: Action,
+}
+
+impl Change {
+    /// The same change in memory of its own, for one that is kept.
+    #[must_use]
+    pub fn compacted(&self) -> Self {
+        let old_of = |old: &OldTuple| match old {
+            OldTuple::Key(tuple) => OldTuple::Key(tuple.compacted()),
+            OldTuple::Full(tuple) => OldTuple::Full(tuple.compacted()),
+        };
+        Self {
+            transaction: self.transaction,
+            index: self.index,
+            relation: Arc::clone(&self.relation),
+            action: match &self.action {
+                Action::Insert { new } => Action::Insert { new: new.compacted() },
+                Action::Update { old, new } => Action::Update {
+                    old: old.as_ref().map(old_of),
+                    new: new.compacted(),
+                },
+                Action::Delete { old } => Action::Delete { old: old_of(old) },
+            },
+        }
+    }
 }

@@ -265,6 +265,7 @@ impl<'a> Reader<'a> {
                     commit,
                     commit_timestamp_us,
                 };
+                self.stats.set_begun(Some((commit, commit_timestamp_us)));
                 self.transaction = Some(Current {
                     transaction,
                     rows: 0,

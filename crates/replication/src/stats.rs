@@ -2,6 +2,7 @@
 
 use crate::lsn::Lsn;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 
 /// Counters and positions, updated by the reader.
 #[derive(Debug, Default)]
@@ -20,6 +21,7 @@ pub struct Stats {
     pub queue_changes: AtomicU64,
     /// Their size in memory, in bytes.
     pub queue_bytes: AtomicU64,
+    pub(crate) begun: Mutex<Option<(Lsn, i64)>>,
     pub(crate) received_lsn: AtomicU64,
     pub(crate) server_lsn: AtomicU64,
     pub(crate) confirmed_lsn: AtomicU64,
@@ -44,6 +46,17 @@ impl Stats {
         Lsn(self.confirmed_lsn.load(Ordering::Relaxed))
     }
 
+    /// The newest transaction of which something was read since the stream began: where it was committed, and when, in
+    /// microseconds since 1970-01-01 UTC. All of a table is read that somebody wanted before it.
+    #[must_use]
+    pub fn begun(&self) -> Option<(Lsn, i64)> {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn set_begun(&self, begun: Option<(Lsn, i64)>) {
+        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+    }
+
     /// Log the server has written and we have not confirmed, in bytes.
     #[must_use]
     pub fn lag_bytes(&self) -> u64 {
@@ -52,6 +65,7 @@ impl Stats {
 
     /// A new slot begins here. That can be before the last one's end, on another server after a failover.
     pub(crate) fn begin(&self, start: Lsn) {
+        self.set_begun(None);
         for position in [&self.received_lsn, &self.server_lsn, &self.confirmed_lsn] {
             position.store(start.0, Ordering::Relaxed);
         }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use walcast_changes::{DeleteVisibility, Digits, Visibility};
+use walcast_changes::{DeleteVisibility, Digits, Visibility, WindowLimits};
 
 use crate::database_url::database_url;
 use crate::limits::Limits;
@@ -140,6 +140,8 @@ pub struct ChangesConfig {
     pub visibility: Visibility,
     /// Longer visibility checks count as "not visible".
     pub visibility_timeout_ms: u64,
+    /// How much is kept for channels that come back.
+    pub window: WindowLimits,
 }
 
 impl DatabaseConfig {
@@ -197,6 +199,16 @@ impl ChangesConfig {
                 10,
                 600_000,
             )?,
+            window: WindowLimits {
+                age: duration("WALCAST_WINDOW_MS", &options.window_ms, 120_000, 0, 86_400_000)?,
+                bytes: number(
+                    "WALCAST_WINDOW_BYTES",
+                    &options.window_bytes,
+                    32 << 20,
+                    0,
+                    16 << 30,
+                )?,
+            },
         })
     }
 }

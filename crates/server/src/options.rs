@@ -128,6 +128,17 @@ pub struct Options {
         value_name = "MS"
     )]
     pub visibility_timeout_ms: Option<String>,
+    /// For how long changes are kept for channels that come back; 0 keeps none [default: 120000]
+    #[arg(long, env = "WALCAST_WINDOW_MS", hide_env_values = true, value_name = "MS")]
+    pub window_ms: Option<String>,
+    /// Memory for changes that are kept [default: 33554432]
+    #[arg(
+        long,
+        env = "WALCAST_WINDOW_BYTES",
+        hide_env_values = true,
+        value_name = "BYTES"
+    )]
+    pub window_bytes: Option<String>,
 
     /// The project's JWT secret, which signs its API keys and user tokens
     #[arg(long, env = "API_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]

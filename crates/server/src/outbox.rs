@@ -8,11 +8,13 @@
 //! is the first frame of its topic (`protocol.md 3.5`), and lets nothing pass once the channel has ended.
 
 use std::borrow::Cow;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use smallvec::SmallVec;
+use tokio::sync::Notify;
 use walcast_protocol::{Frame, Outlet};
 
 /// Close codes this server sends (RFC 6455 7.4.1, `protocol.md 1.6`).
@@ -63,12 +65,16 @@ pub struct Bounds {
 pub struct Outbox {
     queue: Mutex<Queue>,
     bounds: Bounds,
+    /// Tells those who wait for room.
+    drained: Notify,
 }
 
 #[derive(Default)]
 struct Queue {
     /// Mostly one, which then takes no allocation.
     frames: SmallVec<[Frame; 1]>,
+    /// Whether somebody waits for room.
+    is_awaited: bool,
     /// Frames of gates that are still closed, by the gate's number.
     held: Vec<(u32, Vec<Frame>)>,
     held_frames: usize,
@@ -99,6 +105,7 @@ impl Outbox {
         Arc::new(Self {
             queue: Mutex::default(),
             bounds,
+            drained: Notify::new(),
         })
     }
 
@@ -121,6 +128,7 @@ impl Outbox {
         if queue.end.is_none() {
             queue.end = Some(end);
             queue.drop_held();
+            self.drained.notify_waiters();
             if let Some(waker) = queue.waker.take() {
                 drop(queue);
                 waker.wake();
@@ -149,6 +157,9 @@ impl Outbox {
             let frames = std::mem::take(&mut queue.frames);
             let bytes: usize = frames.iter().map(Frame::len).sum();
             queue.bytes = queue.bytes.saturating_sub(bytes);
+            if std::mem::take(&mut queue.is_awaited) {
+                self.drained.notify_waiters();
+            }
             drop(queue);
             frames.into_iter().for_each(&mut into);
             return Poll::Ready(Taken::Frames);
@@ -175,6 +186,16 @@ impl Outbox {
         }
     }
 
+    /// Whether most of the queue is free; one that has ended has room for ever.
+    fn has_room(&self) -> bool {
+        let mut queue = self.lock();
+        let frames = queue.frames.len() + queue.held_frames;
+        let has_room =
+            queue.end.is_some() || (frames <= self.bounds.frames / 4 && queue.bytes <= self.bounds.bytes / 4);
+        queue.is_awaited |= !has_room;
+        has_room
+    }
+
     /// Whether a frame of this size may still be queued; if not, the socket is told to end.
     fn admit(&self, queue: &mut Queue, len: usize) -> bool {
         if queue.end.is_some() {
@@ -187,6 +208,7 @@ impl Outbox {
         queue.frames = SmallVec::new();
         queue.bytes = 0;
         queue.drop_held();
+        self.drained.notify_waiters();
         queue.end = Some(End::new(
             close_code::SLOW_READER,
             "slow reader: more waits for this socket than it reads; subscribe to less or read faster",
@@ -305,6 +327,19 @@ impl Outlet for Gate {
             Some((_, frames)) => frames.push(frame),
             None => queue.held.push((self.number, vec![frame])),
         }
+    }
+
+    fn ready(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(async {
+            loop {
+                // Asked for before the look, so that what happens in between is not missed.
+                let drained = self.outbox.drained.notified();
+                if self.outbox.has_room() {
+                    return;
+                }
+                drained.await;
+            }
+        })
     }
 
     fn over_limit(&self) {

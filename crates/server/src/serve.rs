@@ -334,6 +334,7 @@ async fn start_changes(
         filter_or: settings.filter_or,
         visibility: settings.visibility,
         visibility_timeout_ms: settings.visibility_timeout_ms,
+        window: settings.window,
         // The rest of the pool is for subscribing.
         visibility_connections: (server.config.database.pool_size / 2).max(1),
         tap: Some(Arc::new(DatabaseBroadcast::new(Arc::clone(&server)))),

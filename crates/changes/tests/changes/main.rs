@@ -19,6 +19,7 @@ mod partitions;
 mod primary_keys;
 mod publications;
 mod questions;
+mod recovery;
 mod refused_rows;
 mod rights;
 mod scene;
