@@ -156,6 +156,7 @@ impl<'a> Run<'a> {
                 Some(Some(text)) => value::read(text, *kind).map_err(|_| Trouble::Unsure),
             },
             Expression::Constant(value) => Ok(value.clone()),
+            Expression::Unset => Ok(Value::Null),
             Expression::Claims => self.claims.json().map(Value::Json).ok_or(Trouble::Unsure),
             Expression::Cast(operand, kind) => value::cast(self.value(operand)?, *kind),
             Expression::Member(object, key, as_text) => value::member(&self.value(object)?, key, *as_text),
