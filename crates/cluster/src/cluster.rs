@@ -60,9 +60,34 @@ impl Cluster {
     /// goes away is waited for.
     pub async fn join(config: &Config) -> Result<Self, ConnectError> {
         match &config.redis {
-            Some(redis) => Self::through_redis(redis, config.vitality).await,
+            Some(redis) => {
+                let dial = Dial::new(redis)?;
+                dial.probe().await?;
+                Ok(Self::through_redis(redis, dial, true, config.vitality).await)
+            }
             None => Ok(Self::in_memory(&Hub::default(), config.vitality)),
         }
+    }
+
+    /// As [`Self::join`], but a Redis that cannot be reached is waited for, as one that goes away later is:
+    /// [`Bus::is_connected`] tells. It takes no longer than two answers of Redis may.
+    ///
+    /// # Errors
+    /// What waiting does not cure: Redis refuses the login, or cannot be used as it is.
+    pub async fn join_when_there(config: &Config) -> Result<Self, ConnectError> {
+        let Some(redis) = &config.redis else {
+            return Ok(Self::in_memory(&Hub::default(), config.vitality));
+        };
+        let dial = Dial::new(redis)?;
+        let is_there = match dial.probe().await {
+            Ok(()) => true,
+            Err(error @ ConnectError::Unreachable { .. }) => {
+                tracing::warn!(%error, "out of touch with the other nodes; Redis is tried again until it answers");
+                false
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(Self::through_redis(redis, dial, is_there, config.vitality).await)
     }
 
     /// A node among those of a process.
@@ -82,29 +107,31 @@ impl Cluster {
         }
     }
 
-    async fn through_redis(config: &RedisConfig, vitality: Vitality) -> Result<Self, ConnectError> {
+    /// With a Redis that was found fit, or is looked at when it is there.
+    async fn through_redis(config: &RedisConfig, dial: Dial, is_probed: bool, vitality: Vitality) -> Self {
         let node = NodeId::random();
-        let dial = Dial::new(config)?;
-        dial.probe().await?;
         let keys = Keys::new(config);
         let health = Arc::new(Health::new());
-        let link = Arc::new(Link::start(dial.clone(), Arc::clone(&health)));
+        let link = Arc::new(Link::start(dial.clone(), is_probed, Arc::clone(&health)));
         let mut events = health.events();
         let leases = RedisLeases::new(Arc::clone(&link), keys.clone());
         let streams = RedisStreams::new(Arc::clone(&link), dial.clone(), keys.clone());
         let shelf: Arc<dyn Shelf> = Arc::new(RedisShelf::new(Arc::clone(&link), keys.clone()));
         let bus = RedisBus::start(node, dial, keys, link, health);
-        // The first event is that of being connected; a Redis that went away meanwhile is waited for.
-        while !bus.is_connected() && events.recv().await.is_ok() {}
+        if is_probed {
+            // The first event is that of being connected. A Redis that went away since is not waited for here.
+            let connected = async { while !bus.is_connected() && events.recv().await.is_ok() {} };
+            _ = tokio::time::timeout(config.reply_timeout, connected).await;
+        }
         let bus: Arc<dyn Bus> = Arc::new(bus);
-        Ok(Self {
+        Self {
             node,
             presences: Presences::start(Arc::clone(&bus), shelf, vitality),
             counts: Counts::start(Arc::clone(&bus), COUNT_INTERVAL),
             bus,
             leases: Leases::new(Arc::new(leases)),
             streams: Arc::new(streams),
-        })
+        }
     }
 
     /// This node.

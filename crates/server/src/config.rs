@@ -113,6 +113,8 @@ pub struct Config {
     pub join: JoinConfig,
     /// Presence.
     pub presence: walcast_presence::Options,
+    /// Other nodes.
+    pub cluster: walcast_cluster::Config,
     /// Shutdown.
     pub drain: DrainConfig,
     /// Filter directives for the log.
@@ -324,6 +326,7 @@ impl Config {
                         1_000_000,
                     )?,
             },
+            cluster: options.nodes.judge()?,
             drain: DrainConfig {
                 spread: duration(
                     "WALCAST_DRAIN_SPREAD_MS",

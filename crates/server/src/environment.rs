@@ -16,6 +16,7 @@ const fn ignored(name: &'static str, reason: &'static str) -> Ignored {
 
 const NO_STORED_SECRETS: &str = "no secret is stored in the database";
 const NO_ERLANG: &str = "there is no Erlang virtual machine";
+const NO_ERLANG_CLUSTER: &str = "nodes find each other through Redis; see REDIS_URL";
 const ONE_PROJECT: &str = "the one configured project answers to any host name";
 const NO_COOKIES: &str = "there are no signed cookies";
 const NO_RATE_LIMIT: &str = "not limited";
@@ -37,10 +38,10 @@ pub const IGNORED: &[Ignored] = &[
     ignored("DB_QUEUE_TARGET", "the pool has no queue targets"),
     ignored("DB_QUEUE_INTERVAL", "the pool has no queue targets"),
     ignored("DB_REPLICA_HOST", "there is one database"),
-    ignored("DNS_NODES", "one node"),
-    ignored("CLUSTER_STRATEGIES", "one node"),
-    ignored("REGION", "one node"),
-    ignored("ENABLE_TAILSCALE", "one node"),
+    ignored("DNS_NODES", NO_ERLANG_CLUSTER),
+    ignored("CLUSTER_STRATEGIES", NO_ERLANG_CLUSTER),
+    ignored("REGION", NO_ERLANG_CLUSTER),
+    ignored("ENABLE_TAILSCALE", NO_ERLANG_CLUSTER),
     ignored("ERL_AFLAGS", NO_ERLANG),
     ignored("RELEASE_COOKIE", NO_ERLANG),
     ignored("RELEASE_DISTRIBUTION", NO_ERLANG),
@@ -51,9 +52,8 @@ pub const IGNORED: &[Ignored] = &[
         "RLIMIT_NOFILE",
         "the soft limit on open files is raised to the hard limit at start",
     ),
-    ignored("REDIS_URL", "one node; clustering is not supported yet"),
-    ignored("FLY_ALLOC_ID", "one node"),
-    ignored("FLY_APP_NAME", "one node"),
+    ignored("FLY_ALLOC_ID", NO_ERLANG_CLUSTER),
+    ignored("FLY_APP_NAME", NO_ERLANG_CLUSTER),
     ignored("DASHBOARD_AUTH", "there is no dashboard"),
     ignored("DASHBOARD_USER", "there is no dashboard"),
     ignored("DASHBOARD_PASSWORD", "there is no dashboard"),

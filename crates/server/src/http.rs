@@ -39,7 +39,7 @@ pub enum Readiness {
     Starting,
     /// Everything works.
     Ready,
-    /// The change stream was lost; sockets, and all that needs no database, work.
+    /// The change stream or the other nodes were lost; sockets, and all that needs neither, work.
     Degraded,
     /// Shutting down.
     Draining,

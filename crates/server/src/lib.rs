@@ -34,6 +34,7 @@ pub mod logging;
 pub mod metrics;
 pub mod migrate;
 pub mod mint;
+pub mod nodes;
 pub mod open_files;
 pub mod options;
 pub mod outbox;

@@ -6,6 +6,7 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::limits::LimitOptions;
+use crate::nodes::NodeOptions;
 
 /// The command line of `walcast`.
 #[derive(Parser)]
@@ -217,6 +218,10 @@ pub struct Options {
     /// Quotas.
     #[command(flatten)]
     pub limits: LimitOptions,
+
+    /// Other nodes.
+    #[command(flatten)]
+    pub nodes: NodeOptions,
 
     /// A socket that sends nothing for this long, not even pongs, is closed [default: 60000]
     #[arg(

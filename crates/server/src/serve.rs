@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use walcast_broadcast::Rooms;
 use walcast_changes::{Changes, Meter, Status};
+use walcast_cluster::{Cluster, ConnectError};
 use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
 use walcast_presence::Presences;
 use walcast_replication::{StreamOptions, TablePublication};
@@ -28,7 +29,7 @@ use crate::presence_figures::PresenceFigures;
 use crate::rate;
 use crate::shutdown::{drain, within};
 use crate::sockets::Sockets;
-use crate::{accept, migrate};
+use crate::{accept, migrate, nodes};
 
 /// Name under which Postgres shows the connections.
 const APPLICATION_NAME: &str = "walcast";
@@ -57,6 +58,9 @@ pub enum ServeError {
     /// The URL names something the replication driver does not know.
     #[error("the database URL cannot be used for replication: {0}; check DATABASE_URL or the DB_* settings")]
     ReplicationUrl(String),
+    /// The other nodes cannot be reached the way the settings say.
+    #[error(transparent)]
+    Cluster(#[from] ConnectError),
     /// No figures.
     #[error(transparent)]
     Recorder(#[from] RecorderTaken),
@@ -68,6 +72,8 @@ pub struct Server {
     pub config: Config,
     /// The open sockets.
     pub sockets: Arc<Sockets>,
+    /// The other nodes, if there are any.
+    pub cluster: Arc<Cluster>,
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
     /// Who is present where.
@@ -162,6 +168,7 @@ impl Server {
         let status = self.changes().map(|changes| *changes.status().borrow());
         match status {
             None | Some(Status::Starting) => Readiness::Starting,
+            Some(Status::Streaming) if !self.cluster.bus().is_connected() => Readiness::Degraded,
             Some(Status::Streaming) => Readiness::Ready,
             Some(Status::Lost | Status::Stopped) => Readiness::Degraded,
         }
@@ -212,6 +219,7 @@ pub async fn run_with(
     let recorder = metrics::recorder()?;
     let rates = Arc::new(Rates::new(&config.limits));
     let metrics = Metrics::new();
+    let cluster = Arc::new(nodes::join(&config.cluster).await?);
     let rooms = Arc::<Rooms>::default();
     let presences = Presences::new(
         Arc::clone(&rooms),
@@ -226,6 +234,7 @@ pub async fn run_with(
         config,
         rates,
         sockets: Arc::default(),
+        cluster,
         rooms,
         presences,
         recent_rows: RecentRows::default(),

@@ -33,6 +33,9 @@ pub enum ConfigError {
         /// What it may be.
         expected: String,
     },
+    /// What is said of other nodes means nothing.
+    #[error(transparent)]
+    Nodes(#[from] walcast_cluster::ConfigError),
 }
 
 /// Text that must not be seen in a log: a password, a key, a URL with a password.

@@ -2,7 +2,7 @@
 
 use crate::error::ClusterError;
 use crate::redis::backoff::Backoff;
-use crate::redis::dial::{Connection, Dial, Pushed, is_broken, told};
+use crate::redis::dial::{ConnectError, Connection, Dial, Pushed, is_broken, told};
 use crate::redis::health::{Health, Line};
 use redis::{Cmd, FromRedisValue, PushInfo, PushKind, RedisError, Script};
 use std::sync::Arc;
@@ -36,11 +36,17 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Starts to connect.
-    pub(crate) fn start(dial: Dial, health: Arc<Health>) -> Self {
+    /// Starts to connect, once Redis was found fit.
+    pub(crate) fn start(dial: Dial, is_probed: bool, health: Arc<Health>) -> Self {
         let (tell, current) = watch::channel(None);
         let (broken, watched) = watch::channel((0, String::new()));
-        let keeper = tokio::spawn(keep(dial, health, tell, watched)).abort_handle();
+        let keeping = async move {
+            if !is_probed {
+                until_fit(&dial).await;
+            }
+            keep(dial, health, tell, watched).await;
+        };
+        let keeper = tokio::spawn(keeping).abort_handle();
         Self {
             current,
             broken,
@@ -104,6 +110,20 @@ impl Link {
         }
         let answer = invocation.invoke_async(&mut live.connection).await;
         self.judge(&live, answer)
+    }
+}
+
+/// Looks at Redis until it can be used; says each reason why not once.
+async fn until_fit(dial: &Dial) {
+    let mut backoff = Backoff::new();
+    let mut said = None;
+    while let Err(error) = dial.probe().await {
+        let is_away = matches!(error, ConnectError::Unreachable { .. });
+        if !is_away && said.as_ref() != Some(&error) {
+            tracing::error!(%error, "out of touch with the other nodes until this is mended");
+            said = Some(error);
+        }
+        tokio::time::sleep(backoff.next()).await;
     }
 }
 

@@ -4,7 +4,7 @@ use crate::fleet::{ask, ear, join, soon};
 use crate::{Case, cases};
 use rcgen::{CertificateParams, Issuer, KeyPair};
 use redis::Value;
-use walcast_cluster::{Cluster, Config, ConnectError, RedisConfig, Vitality};
+use walcast_cluster::{Cluster, Config, ConnectError, PublishError, RedisConfig, Vitality};
 use walcast_testkit::Redis;
 
 pub(crate) fn all() -> Vec<Case<()>> {
@@ -13,6 +13,7 @@ pub(crate) fn all() -> Vec<Case<()>> {
         a_socket_will_do,
         a_wrong_login_is_refused_with_the_reason,
         what_cannot_be_reached_or_used_is_refused_with_a_remedy,
+        who_waits_for_redis_is_refused_only_what_waiting_does_not_cure,
         databases_and_prefixes_keep_nodes_apart,
         tls_is_spoken_and_the_certificate_checked,
     ]
@@ -96,6 +97,43 @@ async fn what_cannot_be_reached_or_used_is_refused_with_a_remedy((): ()) {
     let member = Redis::start(&[("cluster-enabled", "yes")]).await;
     let error = refusal(config(&member.url())).await;
     assert!(error.to_string().contains("set REDIS_CLUSTER=true"), "{error}");
+}
+
+async fn who_waits_for_redis_is_refused_only_what_waiting_does_not_cure((): ()) {
+    let redis = Redis::start(&[]).await;
+    let given = |redis: RedisConfig| Config {
+        redis: Some(redis),
+        vitality: Vitality::default(),
+    };
+    let mut wants_cluster = config(&redis.url());
+    wants_cluster.is_cluster = true;
+    let refused = soon(
+        "a refusal",
+        Cluster::join_when_there(&given(wants_cluster.clone())),
+    )
+    .await;
+    assert!(matches!(refused, Err(ConnectError::IsNoCluster { .. })));
+    redis.stop();
+    let waiting = given(config(&redis.url()));
+    let early = soon("a node without Redis", Cluster::join_when_there(&waiting))
+        .await
+        .unwrap();
+    let unfit = soon(
+        "a node without Redis",
+        Cluster::join_when_there(&given(wants_cluster)),
+    )
+    .await
+    .unwrap();
+    assert!(!early.bus().is_connected());
+    assert_eq!(early.bus().publish("room", b"x"), Err(PublishError::Lost));
+    let (listener, mut heard) = ear();
+    let subscription = early.bus().subscribe("room", listener);
+    redis.restart().await;
+    soon("a subscription", subscription.ready()).await;
+    let neighbour = join(&config(&redis.url())).await;
+    neighbour.bus().publish("room", b"at last").unwrap();
+    assert_eq!(heard.next().await.2, b"at last");
+    assert!(!unfit.bus().is_connected());
 }
 
 async fn databases_and_prefixes_keep_nodes_apart((): ()) {

@@ -104,6 +104,7 @@ fn every_name_of_the_compose_environment_is_known() {
 fn values(options: &Options) -> Vec<Option<String>> {
     vec![
         options.port.clone(),
+        options.nodes.redis_url.clone(),
         options.database_url.clone(),
         options.db_host.clone(),
         options.db_port.clone(),
