@@ -4,15 +4,19 @@
 //! (a socket, HTTP, a row of `realtime.messages`) it enters at [`Rooms::cast`], is encoded once for each wire form
 //! some member needs, and the frames are shared.
 //!
+//! Between nodes it travels packed ([`Message::pack`]), once, whatever the number of those who hear it.
+//!
 //! Nothing here waits, asks a database or knows a socket: members are reached through
 //! [`walcast_protocol::Outlet`], whose queue is their own business. Who may send or hear is decided by the caller.
 
 mod cost;
 mod message;
+mod parcel;
 mod replay;
 mod rooms;
 
 pub use cost::{PayloadCost, payload_cost};
 pub use message::{Body, Message, Unframeable, encode_replayed};
+pub use parcel::Unreadable;
 pub use replay::Replay;
 pub use rooms::{Member, MemberId, Membership, Room, Rooms};

@@ -188,6 +188,21 @@ impl Rooms {
     /// Delivers a frame to every member that hears presence, and says how many got it. `frame` is asked once for each
     /// serializer some of them is on.
     pub fn cast_presence(&self, room: Room<'_>, frame: impl Fn(Version) -> Frame) -> usize {
+        self.hand_out(room, |ears| &ears.presence, frame)
+    }
+
+    /// Delivers a frame that is no broadcast to every member that hears those, and says how many got it. `frame` is
+    /// asked as in [`Rooms::cast_presence`].
+    pub fn notify(&self, room: Room<'_>, frame: impl Fn(Version) -> Frame) -> usize {
+        self.hand_out(room, |ears| &ears.broadcasts, frame)
+    }
+
+    fn hand_out(
+        &self,
+        room: Room<'_>,
+        hears: impl Fn(&Ears) -> &AtomicBool,
+        frame: impl Fn(Version) -> Frame,
+    ) -> usize {
         let seats = self
             .floor(room.is_private)
             .get(room.topic)
@@ -197,7 +212,7 @@ impl Rooms {
         let (mut v1, mut v2) = (None, None);
         let mut receivers = 0;
         for member in &seats.seated {
-            if !member.ears.presence.load(Ordering::Acquire) {
+            if !hears(&member.ears).load(Ordering::Acquire) {
                 continue;
             }
             let shared = match member.version {
@@ -227,6 +242,16 @@ impl Rooms {
                 && Some(member.id) != except
                 && member.ears.broadcasts.load(Ordering::Acquire)
         })
+    }
+
+    /// The topic of each room that somebody is in, and whether it is private.
+    #[must_use]
+    pub fn open(&self) -> Vec<(Arc<str>, bool)> {
+        let topics = |is_private| {
+            let floor = self.floor(is_private).iter();
+            floor.map(move |room| (Arc::clone(room.key()), is_private))
+        };
+        topics(false).chain(topics(true)).collect()
     }
 
     /// Rooms with at least one member.
@@ -426,6 +451,32 @@ mod tests {
         assert_eq!(rooms.cast_presence(PUBLIC, frame), 2);
         assert_eq!(received(&deaf), 0);
         assert_eq!(rooms.cast_presence(PRIVATE, frame), 0);
+    }
+
+    #[test]
+    fn a_notice_is_for_those_who_hear_broadcasts() {
+        let rooms = Arc::new(Rooms::default());
+        let (_public, public) = enter(&rooms, PUBLIC, Version::V1);
+        let (_private, private) = enter(&rooms, PRIVATE, Version::V2);
+        let (deaf_member, deaf) = enter(&rooms, PRIVATE, Version::V2);
+        deaf_member.set_reads(false);
+        let mut open = rooms.open();
+        open.sort();
+        assert_eq!(open, [("room".into(), false), ("room".into(), true)]);
+        for (topic, is_private) in &open {
+            let room = Room {
+                topic,
+                is_private: *is_private,
+            };
+            assert_eq!(
+                rooms.notify(room, |version| Frame::from(format!("{version:?}"))),
+                1
+            );
+        }
+        assert_eq!(
+            [received(&public), received(&private), received(&deaf)],
+            [1, 1, 0]
+        );
     }
 
     #[test]

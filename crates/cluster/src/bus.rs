@@ -109,6 +109,8 @@ pub struct BusStats {
     pub malformed: u64,
     /// Topics subscribed to, now.
     pub topics: u64,
+    /// How long the last publications that Redis confirmed were on their way to it.
+    pub lag: Duration,
 }
 
 /// A topic that is listened to.

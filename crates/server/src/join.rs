@@ -153,6 +153,9 @@ impl Attempt {
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let history = replay.is_some().then(Arc::<Replay>::default);
         let relay = self.relay(&payload, private.as_deref(), history.clone());
+        if let Some(crossing) = &relay.crossing {
+            crossing.ready().await;
+        }
         let presence = payload.config.as_ref().map(|config| &config.presence);
         let key = presence.and_then(|presence| presence.key.as_deref());
         let attendance = Attendance::new(key, self.is_with_presence(&payload));
@@ -357,6 +360,11 @@ impl Attempt {
         };
         Relay {
             membership: self.server.rooms.enter(room, member),
+            crossing: self
+                .server
+                .crossings
+                .as_ref()
+                .map(|crossings| crossings.enter(room)),
             ack: config.is_some_and(|config| config.broadcast.ack),
             own: config.is_some_and(|config| config.broadcast.own),
         }

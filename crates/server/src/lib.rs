@@ -20,6 +20,7 @@ pub mod channel;
 mod closing;
 pub mod config;
 pub mod connect;
+pub mod crossing;
 pub mod database_broadcast;
 mod database_url;
 pub mod dev;

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use walcast_cluster::Bus;
 
 /// Why figures cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -147,7 +148,46 @@ pub fn observe_replication(stats: &walcast_replication::Stats) {
     }
 }
 
+/// Copies the figures of the connection to other nodes into the recorder.
+pub fn observe_nodes(bus: &dyn Bus) {
+    let stats = bus.stats();
+    counter!("walcast_nodes_published_total").absolute(stats.published);
+    counter!("walcast_nodes_received_total").absolute(stats.received);
+    counter!("walcast_nodes_lost_total").absolute(stats.lost);
+    counter!("walcast_nodes_malformed_total").absolute(stats.malformed);
+    gauge!("walcast_nodes_connected").set(f64::from(u8::from(bus.is_connected())));
+    gauge!("walcast_nodes_lag_seconds").set(stats.lag.as_secs_f64());
+    // A gauge is a double by the exporter's definition; exact up to 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    gauge!("walcast_nodes_topics").set(stats.topics as f64);
+}
+
 fn describe() {
+    describe_gauge!(
+        "walcast_nodes_connected",
+        "Whether this node is in touch with the others"
+    );
+    describe_counter!(
+        "walcast_nodes_published_total",
+        "Publications for other nodes that Redis took"
+    );
+    describe_counter!(
+        "walcast_nodes_received_total",
+        "Publications of other nodes that were heard"
+    );
+    describe_counter!(
+        "walcast_nodes_lost_total",
+        "Publications for other nodes of which it is not known whether they arrived"
+    );
+    describe_counter!(
+        "walcast_nodes_malformed_total",
+        "Messages of Redis that are no publication of a node"
+    );
+    describe_gauge!("walcast_nodes_topics", "Topics that are heard from other nodes");
+    describe_gauge!(
+        "walcast_nodes_lag_seconds",
+        "How long the last publications were on their way to Redis"
+    );
     describe_gauge!(
         "process_start_time_seconds",
         "Start of the process, in seconds since the Unix epoch"
@@ -191,6 +231,14 @@ fn describe() {
     describe_counter!(
         "walcast_broadcasts_refused_total",
         "Broadcasts not relayed, by cause"
+    );
+    describe_counter!(
+        "walcast_broadcasts_unpublished_total",
+        "Broadcasts that members on other nodes do not get, by cause"
+    );
+    describe_counter!(
+        "walcast_broadcasts_unread_total",
+        "Broadcasts of other nodes that could not be given to members here"
     );
     describe_gauge!("walcast_presences", "Channels that track a presence");
     describe_counter!(

@@ -1,8 +1,10 @@
 //! A client's broadcast on its way to the room (`protocol.md 5.1` to `5.3`).
 
 use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, payload_cost};
+use walcast_cluster::PublishError;
 use walcast_protocol::{Encoding, ErrorCode, Message, Payload, Ref, Status, UserBroadcastPush, Version};
 
+use crate::crossing::Crossing;
 use crate::metrics;
 use crate::persist;
 use crate::private::Leave;
@@ -12,6 +14,8 @@ use crate::socket::Socket;
 pub struct Relay {
     /// Its place in the room.
     pub membership: Membership,
+    /// Its part in hearing the room from other nodes, if there are any.
+    pub crossing: Option<Crossing>,
     /// Whether it wants an answer to each broadcast.
     pub ack: bool,
     /// Whether it hears its own broadcasts.
@@ -66,10 +70,14 @@ impl Socket {
         };
         let join_ref = channel.reference.clone();
         match relayed {
-            Ok(receivers) => {
+            Ok(Relayed { receivers, published }) => {
                 self.server.note_broadcast(receivers);
                 if ack {
-                    self.acknowledge(&join_ref, &message.reference, topic, Status::Ok, "{}");
+                    let (status, response) = match published {
+                        Ok(()) => (Status::Ok, "{}"),
+                        Err(_) => (Status::Error, UNPUBLISHED),
+                    };
+                    self.acknowledge(&join_ref, &message.reference, topic, status, response);
                 }
             }
             Err(unrelayed) => {
@@ -113,9 +121,19 @@ impl Socket {
     }
 }
 
+/// What became of a broadcast.
+struct Relayed {
+    /// Members on this node that got it.
+    receivers: usize,
+    /// Whether it is on its way to the others.
+    published: Result<(), PublishError>,
+}
+
+/// The answer if members here got it, and those on other nodes will not.
+const UNPUBLISHED: &str = r#""other_nodes_not_reached""#;
+
 impl Relay {
-    /// Says how many members got it.
-    fn send(&self, payload: &Payload, limit_bytes: usize) -> Result<usize, Unrelayed> {
+    fn send(&self, payload: &Payload, limit_bytes: usize) -> Result<Relayed, Unrelayed> {
         match payload {
             Payload::Json(json) => self.send_text(json.get(), limit_bytes),
             Payload::UserBroadcast(push) => self.send_event(push, limit_bytes),
@@ -123,7 +141,7 @@ impl Relay {
         }
     }
 
-    fn send_text(&self, payload: &str, limit_bytes: usize) -> Result<usize, Unrelayed> {
+    fn send_text(&self, payload: &str, limit_bytes: usize) -> Result<Relayed, Unrelayed> {
         if !matches!(payload_cost(payload, limit_bytes), Ok(PayloadCost::Fits)) {
             return Err(Unrelayed::TooLarge);
         }
@@ -133,7 +151,7 @@ impl Relay {
         self.cast(&Broadcast::Verbatim { payload })
     }
 
-    fn send_event(&self, push: &UserBroadcastPush, limit_bytes: usize) -> Result<usize, Unrelayed> {
+    fn send_event(&self, push: &UserBroadcastPush, limit_bytes: usize) -> Result<Relayed, Unrelayed> {
         let body = body(push, limit_bytes)?;
         self.cast(&Broadcast::Event {
             event: &push.event,
@@ -154,10 +172,16 @@ impl Relay {
         self.membership.is_heard_by(version, self.own)
     }
 
-    fn cast(&self, message: &Broadcast<'_>) -> Result<usize, Unrelayed> {
-        self.membership
+    fn cast(&self, message: &Broadcast<'_>) -> Result<Relayed, Unrelayed> {
+        let receivers = self
+            .membership
             .cast(message, self.own)
-            .map_err(|_| Unrelayed::Unframeable)
+            .map_err(|_| Unrelayed::Unframeable)?;
+        let published = match &self.crossing {
+            Some(crossing) => crossing.publish(message),
+            None => Ok(()),
+        };
+        Ok(Relayed { receivers, published })
     }
 }
 

@@ -21,6 +21,9 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
     if let Some(changes) = server.changes() {
         metrics::observe_replication(&changes.replication_stats());
     }
+    if server.config.cluster.redis.is_some() {
+        metrics::observe_nodes(&**server.cluster.bus());
+    }
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     (kind, server.recorder.render()).into_response()
 }

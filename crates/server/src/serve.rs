@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use walcast_broadcast::Rooms;
+use walcast_broadcast::{Message, Room, Rooms};
 use walcast_changes::{Changes, Meter, Status};
 use walcast_cluster::{Cluster, ConnectError};
 use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
@@ -20,6 +20,7 @@ use walcast_presence::Presences;
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
+use crate::crossing::{CastError, Crossings};
 use crate::database_broadcast::{DatabaseBroadcast, RecentRows};
 use crate::http::{self, Readiness};
 use crate::limits::Rates;
@@ -76,6 +77,8 @@ pub struct Server {
     pub cluster: Arc<Cluster>,
     /// Who is in which room.
     pub rooms: Arc<Rooms>,
+    /// Broadcasts of and for other nodes; none if there cannot be any.
+    pub crossings: Option<Arc<Crossings>>,
     /// Who is present where.
     pub presences: Arc<Presences>,
     /// What the stream brought just now.
@@ -106,6 +109,19 @@ impl Server {
         self.metrics.broadcasts_received.increment(1);
         self.metrics.broadcasts_sent.increment(receivers as u64);
         self.rates.events.count(1 + receivers);
+    }
+
+    /// Casts a message to everybody in a room, here and on the other nodes.
+    ///
+    /// # Errors
+    /// Nobody gets it, or those on other nodes do not.
+    pub fn cast(&self, room: Room<'_>, message: &Message<'_>) -> Result<(), CastError> {
+        let receivers = self.rooms.cast(room, message, None)?;
+        self.note_broadcast(receivers);
+        match &self.crossings {
+            Some(crossings) => Ok(crossings.publish(room, message)?),
+            None => Ok(()),
+        }
     }
 
     /// The change stream, once the database is prepared.
@@ -230,12 +246,21 @@ pub async fn run_with(
         }),
         Handle::current(),
     );
+    let crossings = config.cluster.redis.is_some().then(|| {
+        Arc::new(Crossings::new(
+            &cluster,
+            Arc::clone(&rooms),
+            Arc::clone(&rates),
+            metrics.clone(),
+        ))
+    });
     let server = Arc::new(Server {
         config,
         rates,
         sockets: Arc::default(),
         cluster,
         rooms,
+        crossings,
         presences,
         recent_rows: RecentRows::default(),
         withheld: Withheld::default(),
@@ -260,6 +285,13 @@ pub async fn run_with(
         http::router(Arc::clone(&server)).merge(extras.pages),
         shutdown
     ));
+    let following = server.crossings.clone();
+    let mut following = std::pin::pin!(async {
+        match following {
+            Some(crossings) => crossings.follow().await,
+            None => std::future::pending().await,
+        }
+    });
     if let Some(ready) = extras.ready {
         let server = Arc::clone(&server);
         tokio::spawn(async move {
@@ -276,6 +308,7 @@ pub async fn run_with(
         tokio::select! {
             () = accept.as_mut() => break,
             () = prepare.as_mut(), if !prepared => prepared = true,
+            () = following.as_mut() => {}
             _ = upkeep.tick() => recorder.run_upkeep(),
             _ = bucket.tick() => server.rates.tick(&server.rooms),
         }

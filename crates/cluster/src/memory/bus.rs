@@ -7,6 +7,7 @@ use crate::node::NodeId;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
 use tokio::sync::broadcast;
 
 struct Ear {
@@ -98,6 +99,7 @@ impl Bus for MemoryBus {
             received: self.ear.received.load(Ordering::Relaxed),
             malformed: 0,
             topics: self.ear.interest.len() as u64,
+            lag: Duration::ZERO,
         }
     }
 }

@@ -86,6 +86,7 @@ impl Bus for RedisBus {
             received: heard.received.load(Ordering::Relaxed),
             malformed: heard.malformed.load(Ordering::Relaxed),
             topics: self.interest.len() as u64,
+            lag: Duration::from_micros(sent.lag_us.load(Ordering::Relaxed)),
         }
     }
 }

@@ -36,6 +36,8 @@ pub(crate) struct Counts {
     bytes: AtomicUsize,
     pub(crate) published: AtomicU64,
     pub(crate) lost: AtomicU64,
+    /// From the oldest of the last batch until all of it was sent.
+    pub(crate) lag_us: AtomicU64,
 }
 
 /// Sends publications in order, as many at once as have come up.
@@ -69,14 +71,15 @@ impl Publisher {
 
     /// Takes a publication.
     pub(crate) fn take(&self, keys: &Keys, topic: &str, sealed: Vec<u8>) -> Result<(), PublishError> {
-        let length = sealed.len();
+        let channel = keys.channel(topic);
+        let length = channel.len() + sealed.len();
         let bytes = &self.counts.bytes;
         if bytes.fetch_add(length, Ordering::Relaxed) + length > QUEUE_BYTES {
             bytes.fetch_sub(length, Ordering::Relaxed);
             return Err(PublishError::Full);
         }
         let waiting = Waiting {
-            channel: keys.channel(topic),
+            channel,
             sealed,
             since: Instant::now(),
         };
@@ -93,7 +96,10 @@ impl Publisher {
 async fn write(link: Arc<Link>, is_cluster: bool, mut queue: mpsc::Receiver<Waiting>, counts: Arc<Counts>) {
     let mut batch = Vec::with_capacity(BATCH_MESSAGES);
     while queue.recv_many(&mut batch, BATCH_MESSAGES).await > 0 {
-        let bytes = batch.iter().map(|waiting| waiting.sealed.len()).sum();
+        let bytes = batch
+            .iter()
+            .map(|waiting| waiting.channel.len() + waiting.sealed.len())
+            .sum();
         let taken = batch.len();
         let Some(live) = link.wait().await else { return };
         batch.retain(|waiting| waiting.since.elapsed() < STALE);
@@ -103,6 +109,10 @@ async fn write(link: Arc<Link>, is_cluster: bool, mut queue: mpsc::Receiver<Wait
         } else {
             send(&link, live, "PUBLISH", batch.iter()).await
         };
+        if let Some(oldest) = batch.first() {
+            let lag_us = u64::try_from(oldest.since.elapsed().as_micros()).unwrap_or(u64::MAX);
+            counts.lag_us.store(lag_us, Ordering::Relaxed);
+        }
         let lost = stale + batch.len() - sent;
         counts.published.fetch_add(sent as u64, Ordering::Relaxed);
         counts.lost.fetch_add(lost as u64, Ordering::Relaxed);

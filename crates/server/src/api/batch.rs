@@ -17,6 +17,7 @@ use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::task::consume_budget;
 use walcast_broadcast::{Message, PayloadCost, Room, payload_cost};
+use walcast_cluster::PublishError;
 use walcast_messages::RightsError;
 use walcast_protocol::quoted;
 
@@ -24,6 +25,7 @@ use super::media_type::{MediaType, is_multipart};
 use super::refusal::Refusal;
 use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
+use crate::crossing::CastError;
 use crate::metrics;
 use crate::serve::Server;
 
@@ -69,20 +71,28 @@ async fn relay(server: &Server, parts: &Parts, upload: &mut Upload) -> Result<St
     }
 
     let (private, public): (Vec<_>, Vec<_>) = outgoing.into_iter().partition(|message| message.is_private);
+    // The rest is sent all the same: it reaches those who are here.
+    let mut published = Ok(());
     for message in &public {
-        message.cast(server);
+        published = published.and(message.cast(server));
         consume_budget().await;
     }
     let mut by_topic: BTreeMap<&str, Vec<&Outgoing<'_>>> = BTreeMap::new();
     for message in &private {
         by_topic.entry(&message.topic).or_default().push(message);
     }
-    relay_private(&sender, &by_topic.into_iter().collect::<Vec<_>>()).await;
+    let topics: Vec<_> = by_topic.into_iter().collect();
+    published = published.and(relay_private(&sender, &topics).await);
+    published?;
     Ok(StatusCode::ACCEPTED)
 }
 
 /// Sends to the topics that allow it, one check each; the sender is not told about the others.
-async fn relay_private(sender: &Sender<'_>, topics: &[(&str, Vec<&Outgoing<'_>>)]) {
+async fn relay_private(
+    sender: &Sender<'_>,
+    topics: &[(&str, Vec<&Outgoing<'_>>)],
+) -> Result<(), PublishError> {
+    let mut published = Ok(());
     for some in topics.chunks(CHECKS_AT_ONCE) {
         let checks: Vec<BoxFuture<'_, Result<(), RightsError>>> = some
             .iter()
@@ -91,7 +101,7 @@ async fn relay_private(sender: &Sender<'_>, topics: &[(&str, Vec<&Outgoing<'_>>)
         for ((_, messages), checked) in some.iter().zip(join_all(checks).await) {
             let Err(error) = checked else {
                 for message in messages {
-                    message.cast(sender.server);
+                    published = published.and(message.cast(sender.server));
                     consume_budget().await;
                 }
                 continue;
@@ -100,10 +110,11 @@ async fn relay_private(sender: &Sender<'_>, topics: &[(&str, Vec<&Outgoing<'_>>)
             tracing::info!(code = error.code().as_str(), cause = %error, "private messages of a batch were dropped");
             // The next ones would wait as long, for the same.
             if matches!(error, RightsError::Unavailable(_)) {
-                return;
+                return published;
             }
         }
     }
+    published
 }
 
 /// The messages under `messages`, if they are all as they should be.
@@ -255,7 +266,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    fn cast(&self, server: &Server) {
+    fn cast(&self, server: &Server) -> Result<(), PublishError> {
         let meta = self
             .id
             .as_ref()
@@ -270,13 +281,14 @@ impl<'a> Outgoing<'a> {
             topic: &self.topic,
             is_private: self.is_private,
         };
-        match server
-            .rooms
-            .cast(room, &Message::Verbatim { payload: &payload }, None)
-        {
-            Ok(receivers) => server.note_broadcast(receivers),
+        match server.cast(room, &Message::Verbatim { payload: &payload }) {
+            Ok(()) => Ok(()),
+            Err(CastError::Unpublished(error)) => Err(error),
             // Only binary payloads can be unfit for a frame.
-            Err(error) => tracing::error!(%error, "a message of a batch was not sent"),
+            Err(CastError::Unframeable(error)) => {
+                tracing::error!(%error, "a message of a batch was not sent");
+                Ok(())
+            }
         }
     }
 }

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use walcast_cluster::PublishError;
 use walcast_messages::{PersistError, RightsError};
 
 use crate::authorize::AuthorizeError;
@@ -45,6 +46,9 @@ pub(super) enum Refusal {
     /// A private topic whose policies say no, or cannot be asked.
     #[error("{0}")]
     Rights(#[from] RightsError),
+    /// Members on this node have it, and those on others will not.
+    #[error("not everybody was reached: {0}")]
+    NotPublished(#[from] PublishError),
     /// It was to be stored, and could not be.
     #[error("{0}")]
     NotStored(#[from] PersistError),
@@ -64,6 +68,7 @@ impl Refusal {
             Self::Invalid(_) => "InvalidBroadcast",
             Self::Rights(error) => error.code().as_str(),
             Self::NotStored(_) => "UnableToPersistBroadcast",
+            Self::NotPublished(_) => "ErrorOnRpcCall",
         }
     }
 
@@ -95,6 +100,7 @@ impl Refusal {
             Self::NotStored(error @ PersistError::Refused(_)) => {
                 told(StatusCode::UNPROCESSABLE_ENTITY, error.told())
             }
+            Self::NotPublished(_) => told(StatusCode::INTERNAL_SERVER_ERROR, "RPC error"),
             Self::NotStored(error) => told(StatusCode::SERVICE_UNAVAILABLE, error.told()),
             Self::Rights(error) => {
                 let (status, message) = error.http_response();

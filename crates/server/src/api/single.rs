@@ -21,6 +21,7 @@ use super::reencode::reencode;
 use super::refusal::Refusal;
 use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
+use crate::crossing::CastError;
 use crate::http::plain_error;
 use crate::persist::store;
 use crate::serve::Server;
@@ -147,11 +148,10 @@ async fn relay(
         body: payload.body(),
         id: None,
     };
-    let receivers = server
-        .rooms
-        .cast(room, &message, None)
-        .map_err(|_| Refusal::Invalid(json!({"event": [INVALID]})))?;
-    server.note_broadcast(receivers);
+    server.cast(room, &message).map_err(|error| match error {
+        CastError::Unframeable(_) => Refusal::Invalid(json!({"event": [INVALID]})),
+        CastError::Unpublished(error) => Refusal::NotPublished(error),
+    })?;
     Ok(StatusCode::ACCEPTED)
 }
 

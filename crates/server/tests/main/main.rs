@@ -27,6 +27,7 @@ mod joins;
 mod key_sets;
 mod limits;
 mod migrations;
+mod nodes;
 mod presence;
 mod private;
 mod replay;

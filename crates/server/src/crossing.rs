@@ -1,0 +1,293 @@
+//! Broadcasts on their way between nodes.
+//!
+//! A room with members on this node is heard from the others; what is cast here is published to them, once, whatever
+//! the number of receivers. Rows of `realtime.messages` are not: every node has a stream of its own, and casts from
+//! there to its own members alone.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use metrics::counter;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::task::consume_budget;
+use walcast_broadcast::{Message, Room, Rooms, Unframeable};
+use walcast_cluster::{Bus, Cluster, Event, Listener, PublishError, Received, Subscription};
+use walcast_protocol::{Frame, System, Version, fan_out};
+
+use crate::limits::Rates;
+use crate::metrics::Metrics;
+use crate::shutdown::within;
+
+/// A join waits this long for what other nodes publish to its room to be heard. A connection that takes longer is
+/// given up, and then everybody is told ([`Crossings::follow`]).
+const READY_LIMIT: Duration = Duration::from_secs(2);
+
+const PUBLIC: &str = "public:";
+const PRIVATE: &str = "private:";
+
+/// Why a message did not reach everybody.
+#[derive(Debug, thiserror::Error)]
+pub enum CastError {
+    /// Some member's frame cannot be built: nobody gets anything.
+    #[error(transparent)]
+    Unframeable(#[from] Unframeable),
+    /// Members on this node have it, and those on others will not.
+    #[error(transparent)]
+    Unpublished(#[from] PublishError),
+}
+
+/// What a topic is called between nodes.
+fn name(room: Room<'_>) -> String {
+    let floor = if room.is_private { PRIVATE } else { PUBLIC };
+    format!("{floor}{}", room.topic)
+}
+
+/// The room of a name.
+fn room(name: &str) -> Option<Room<'_>> {
+    let public = name.strip_prefix(PUBLIC).map(|topic| (topic, false));
+    let (topic, is_private) = public.or_else(|| Some((name.strip_prefix(PRIVATE)?, true)))?;
+    Some(Room { topic, is_private })
+}
+
+/// The rooms of this node that other nodes may cast to.
+pub struct Crossings {
+    bus: Arc<dyn Bus>,
+    ear: Arc<Ear>,
+    open: DashMap<Arc<str>, Open>,
+    /// Whether the last message could not be published.
+    is_failing: AtomicBool,
+}
+
+struct Open {
+    subscription: Option<Arc<Subscription>>,
+    members: usize,
+}
+
+impl Crossings {
+    /// For the rooms of a node.
+    #[must_use]
+    pub fn new(cluster: &Cluster, rooms: Arc<Rooms>, rates: Arc<Rates>, metrics: Metrics) -> Self {
+        Self {
+            bus: Arc::clone(cluster.bus()),
+            ear: Arc::new(Ear {
+                rooms,
+                rates,
+                metrics,
+            }),
+            open: DashMap::new(),
+            is_failing: AtomicBool::new(false),
+        }
+    }
+
+    /// Hears a room, which somebody has entered, from other nodes for as long as the returned value lives.
+    pub fn enter(self: &Arc<Self>, room: Room<'_>) -> Crossing {
+        let name: Arc<str> = name(room).into();
+        let mut open = self.open.entry(Arc::clone(&name)).or_insert(Open {
+            subscription: None,
+            members: 0,
+        });
+        open.members += 1;
+        open.subscription.get_or_insert_with(|| {
+            let ear = Arc::clone(&self.ear) as Arc<dyn Listener>;
+            Arc::new(self.bus.subscribe(&name, ear))
+        });
+        drop(open);
+        Crossing {
+            crossings: Arc::clone(self),
+            name,
+        }
+    }
+
+    /// Casts to the members of a room on other nodes; after the cast to those here.
+    ///
+    /// # Errors
+    /// It was not taken: they do not get it.
+    pub fn publish(&self, room: Room<'_>, message: &Message<'_>) -> Result<(), PublishError> {
+        self.publish_as(&name(room), message)
+    }
+
+    fn publish_as(&self, name: &str, message: &Message<'_>) -> Result<(), PublishError> {
+        let published = self.bus.publish(name, &message.pack());
+        let is_failing = published.is_err();
+        if let Err(error) = &published {
+            let cause = match error {
+                PublishError::Full => "full",
+                PublishError::Lost => "lost",
+                PublishError::TooLong { .. } => "too_long",
+            };
+            counter!("walcast_broadcasts_unpublished_total", "cause" => cause).increment(1);
+        }
+        if self.is_failing.load(Ordering::Relaxed) != is_failing
+            && self.is_failing.swap(is_failing, Ordering::Relaxed) != is_failing
+        {
+            match &published {
+                Ok(()) => tracing::info!("broadcasts reach the other nodes again"),
+                Err(error) => tracing::warn!(
+                    cause = %error,
+                    remedy = "see Redis; clients that asked for it are told, message by message",
+                    "broadcasts do not reach the other nodes"
+                ),
+            }
+        }
+        published
+    }
+
+    /// Tells every channel when broadcasts of other nodes may have been missed. Does not return.
+    pub async fn follow(&self) {
+        let mut events = self.bus.events();
+        // Who has joined before the first connection has heard no other node.
+        let mut since = (!self.bus.is_connected()).then(tokio::time::Instant::now);
+        loop {
+            let gap = match events.recv().await {
+                Ok(Event::Lost { .. }) => continue,
+                Ok(Event::Connected) => match since.take() {
+                    Some(since) => since.elapsed(),
+                    None => continue,
+                },
+                Ok(Event::Resubscribed { gap }) => gap,
+                // Whatever was told, there was a loss in it.
+                Err(RecvError::Lagged(_)) => Duration::ZERO,
+                // Only a cluster that is gone tells nothing any more.
+                Err(RecvError::Closed) => std::future::pending().await,
+            };
+            self.confess(gap).await;
+        }
+    }
+
+    async fn confess(&self, gap: Duration) {
+        let seconds = gap.as_secs_f64();
+        let message = format!(
+            "Broadcasts of clients on other nodes may have been missed: the nodes were out of touch for {seconds:.1} s"
+        );
+        let mut told = 0;
+        for (topic, is_private) in self.ear.rooms.open() {
+            let full = format!("realtime:{topic}");
+            let system = System {
+                extension: "system",
+                status: "error",
+                message: &message,
+                channel: Some(&topic),
+                warnings: &[],
+            };
+            // A struct of strings always serializes.
+            let payload = serde_json::to_string(&system).unwrap_or_else(|_| "{}".to_owned());
+            let frame = |version: Version| Frame::from(fan_out(version, &full, "system", &payload));
+            let room = Room {
+                topic: &topic,
+                is_private,
+            };
+            told += self.ear.rooms.notify(room, frame);
+            consume_budget().await;
+        }
+        tracing::warn!(
+            channels = told,
+            gap_s = seconds,
+            "channels were told that broadcasts of other nodes may have been missed"
+        );
+    }
+}
+
+/// A member's share in a room that is heard from other nodes.
+pub struct Crossing {
+    crossings: Arc<Crossings>,
+    name: Arc<str>,
+}
+
+impl Crossing {
+    /// Returns when what other nodes cast to the room is heard. Without a connection to them that would be never, and
+    /// the room serves those who are here.
+    pub async fn ready(&self) {
+        let open = self.crossings.open.get(&self.name);
+        let subscription = open.and_then(|open| open.subscription.clone());
+        if let Some(subscription) = subscription
+            && self.crossings.bus.is_connected()
+            && within(READY_LIMIT, Box::pin(subscription.ready()))
+                .await
+                .is_none()
+        {
+            tracing::warn!(
+                room = &*self.name,
+                limit_ms = READY_LIMIT.as_millis(),
+                remedy = "see Redis",
+                "a channel was joined before other nodes could be heard"
+            );
+        }
+    }
+
+    /// As [`Crossings::publish`], to the member's own room.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn publish(&self, message: &Message<'_>) -> Result<(), PublishError> {
+        self.crossings.publish_as(&self.name, message)
+    }
+}
+
+impl Drop for Crossing {
+    fn drop(&mut self) {
+        let open = &self.crossings.open;
+        if let Some(mut open) = open.get_mut(&self.name) {
+            open.members = open.members.saturating_sub(1);
+            if open.members == 0 {
+                // While the entry is locked: whoever enters now must not subscribe beside it and hear all twice.
+                open.subscription = None;
+            }
+        }
+        open.remove_if(&self.name, |_, open| open.members == 0);
+    }
+}
+
+/// Casts what other nodes publish.
+struct Ear {
+    rooms: Arc<Rooms>,
+    rates: Arc<Rates>,
+    metrics: Metrics,
+}
+
+impl Ear {
+    fn cast(&self, received: Received<'_>) -> Result<usize, String> {
+        let room = room(received.topic).ok_or("it is for no room")?;
+        let message = Message::unpack(received.payload).map_err(|error| error.to_string())?;
+        // The sender's node could only ask its own members (`protocol.md 2.4`).
+        if matches!(message, Message::Verbatim { payload } if !payload.starts_with('{'))
+            && self.rooms.is_heard_by(room, Version::V2, None)
+        {
+            return Err("payload_not_an_object".to_owned());
+        }
+        self.rooms
+            .cast(room, &message, None)
+            .map_err(|error| error.to_string())
+    }
+}
+
+impl Listener for Ear {
+    fn hear(&self, received: Received<'_>) {
+        match self.cast(received) {
+            Ok(receivers) => {
+                self.metrics.broadcasts_sent.increment(receivers as u64);
+                self.rates.events.count(receivers);
+            }
+            Err(cause) => {
+                counter!("walcast_broadcasts_unread_total").increment(1);
+                tracing::debug!(cause, node = %received.origin, "a broadcast of another node was dropped");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_has_a_name_of_its_own() {
+        for (topic, is_private) in [("a", false), ("a", true), ("private:a", false), ("", true)] {
+            let given = Room { topic, is_private };
+            assert_eq!(room(&name(given)), Some(given));
+        }
+        assert_eq!(room("~counts"), None);
+    }
+}
