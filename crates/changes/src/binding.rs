@@ -95,6 +95,8 @@ pub struct BindingOptions {
     pub int8_as_string: Option<bool>,
     /// `"numeric"`, likewise.
     pub numeric_as_string: Option<bool>,
+    /// `"leave": true`: whether it is told that a row has left what it is shown.
+    pub leave: bool,
 }
 
 impl BindingOptions {
@@ -108,6 +110,7 @@ impl BindingOptions {
         Self {
             int8_as_string: as_string("int8"),
             numeric_as_string: as_string("numeric"),
+            leave: entry.get("leave") == Some(&Value::Bool(true)),
         }
     }
 }

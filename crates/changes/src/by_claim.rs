@@ -329,6 +329,7 @@ mod tests {
             clauses: Vec::new(),
             select: None,
             digits: Default::default(),
+            leave: false,
             since: None,
             lane: Arc::new(Lane::default()),
         })

@@ -67,8 +67,6 @@ pub(crate) struct TableFacts {
     pub(crate) name: String,
     pub(crate) attributes: Vec<Attribute>,
     pub(crate) primary_key: Vec<KeyColumn>,
-    /// Of a deleted or changed row all columns are known.
-    pub(crate) is_identity_full: bool,
     /// Postgres announces nothing for a partition when its parent's row security changes.
     pub(crate) is_partition: bool,
     /// Where row security is decided: the table itself, or the nearest ancestor of a partition that has it on when
@@ -87,7 +85,6 @@ select jsonb_build_object(
   'oid', c.oid::int8,
   'schema', n.nspname,
   'name', c.relname,
-  'is_identity_full', c.relreplident = 'f',
   'is_partition', c.relispartition,
   'attributes', coalesce((
     select jsonb_agg(jsonb_build_object(

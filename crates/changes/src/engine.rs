@@ -1,9 +1,8 @@
 //! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
 
-use crate::binding::{Binding, EventFilter, Pattern};
+use crate::binding::{Binding, Pattern};
 use crate::catalog::{self, TableFacts};
 use crate::claims::{Claims, Identities, IdentityRef};
-use crate::deleted;
 use crate::diagnosis::{self, Exposure, Finding, Wish};
 use crate::dispatch;
 use crate::error::SubscribeError;
@@ -423,34 +422,21 @@ impl Context {
             .await
             .map_err(|error| SubscribeError::from_postgres(binding, error))?;
         // None: gone since, which the stream will say.
-        for finding in exposure.iter().flat_map(|it| it.findings(Wish::Binding(binding))) {
-            let warning = finding.warning();
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        self.warn_of_deletes(binding, facts, role, warnings).await
-    }
-
-    /// Why the DELETEs that a binding asks for are hidden, where they are checked (decision 19).
-    async fn warn_of_deletes(
-        &self,
-        binding: &Binding,
-        facts: &TableFacts,
-        role: &str,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), SubscribeError> {
-        let Some(source) = &facts.row_security else {
-            return Ok(());
-        };
-        if self.options.delete_visibility == DeleteVisibility::All
-            || !matches!(binding.event, EventFilter::All | EventFilter::Delete)
+        let Some(exposure) = exposure else { return Ok(()) };
+        let wish = Wish::Binding(binding);
+        let mut findings = exposure.findings(wish);
+        let checks_deletes = self.options.delete_visibility == DeleteVisibility::RowSecurity;
+        if let Some(source) = &facts.row_security
+            && (checks_deletes || binding.options.leave)
         {
-            return Ok(());
+            let access = self.known_access(binding, source.oid, role).await?;
+            if checks_deletes {
+                findings.extend(exposure.hidden_deletes(wish, &access));
+            }
+            findings.extend(exposure.untold_leaving(wish, &access, self.options.visibility));
         }
-        let access = self.known_access(binding, source.oid, role).await?;
-        if let Some(cause) = deleted::hides(&access, facts) {
-            let warning = format!("DELETE is hidden from role \"{role}\": {cause}");
+        for finding in findings {
+            let warning = finding.warning();
             if !warnings.contains(&warning) {
                 warnings.push(warning);
             }

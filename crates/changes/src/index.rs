@@ -36,7 +36,7 @@ impl ActionKind {
         }
     }
 
-    fn heard_by(self, event: EventFilter) -> bool {
+    pub(crate) fn heard_by(self, event: EventFilter) -> bool {
         match event {
             EventFilter::All => true,
             EventFilter::Insert => self == Self::Insert,
@@ -60,6 +60,8 @@ pub(crate) struct Listener {
     pub(crate) select: Option<Arc<[String]>>,
     /// Which numbers are strings.
     pub(crate) digits: Digits,
+    /// Is told, too, that a row it was shown has left what it is shown (decision 19).
+    pub(crate) leave: bool,
     /// Of one that is told what it missed: where that begins.
     pub(crate) since: Option<Since>,
     /// Keeps commit order with the channel's other tables.
@@ -92,9 +94,17 @@ impl Listener {
                 int8: asked.int8_as_string.unwrap_or(digits.int8),
                 numeric: asked.numeric_as_string.unwrap_or(digits.numeric),
             },
+            // It is told as a DELETE.
+            leave: asked.leave && ActionKind::Delete.heard_by(binding.event),
             since: None,
             lane,
         })
+    }
+
+    /// Whether changes of this kind are looked at for it. Of an UPDATE it may not hear but only want to know whether
+    /// it took the row away.
+    fn concerns_itself_with(&self, action: ActionKind) -> bool {
+        action.heard_by(self.event) || (self.leave && action == ActionKind::Update)
     }
 
     /// The condition this listener is found by, with the values it has to meet one of.
@@ -115,11 +125,9 @@ pub(crate) type Listeners = HashMap<ListenerKey, Arc<Listener>>;
 /// All listeners of one table.
 #[derive(Default)]
 pub(crate) struct Index {
-    unfiltered: ByClaim,
-    scanned: ByClaim,
-    /// Those that are found by a value, in `by_value` under each of theirs.
-    indexed: Listeners,
-    by_value: HashMap<(String, Family), HashMap<Scalar<'static>, Listeners>>,
+    all: Search,
+    /// Those that want to know when a row leaves, to be found by what it was.
+    leaving: Search,
     /// Roles that came since the table's task last asked.
     new_roles: HashSet<String>,
 }
@@ -142,6 +150,106 @@ impl Index {
 
     pub(crate) fn insert(&mut self, listener: Arc<Listener>) {
         self.expect_role(&listener.subscriber.identity().0.claims.role);
+        if listener.leave {
+            self.leaving.insert(Arc::clone(&listener));
+        }
+        self.all.insert(listener);
+    }
+
+    pub(crate) fn remove(&mut self, listener: &Listener) {
+        self.all.remove(listener);
+        if listener.leave {
+            self.leaving.remove(listener);
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// Lets the listeners of a subscriber be found by the identity it is about to have, too.
+    pub(crate) fn expect_identity(&mut self, key: ListenerKey, next: &IdentityRef) {
+        self.expect_role(&next.0.claims.role);
+        self.all.expect_identity(key, next);
+        self.leaving.expect_identity(key, next);
+    }
+
+    /// Lets a listener be found by the identity its subscriber has, and by no other.
+    pub(crate) fn settle_identity(&mut self, key: ListenerKey) {
+        self.all.settle_identity(key);
+        self.leaving.settle_identity(key);
+    }
+
+    /// Roles whose listeners are found by routes.
+    pub(crate) fn routed_roles(&self) -> impl Iterator<Item = &str> {
+        // All follow the same roles.
+        self.all.unfiltered.routed_roles()
+    }
+
+    /// Whether listeners of `role` are found by these routes.
+    pub(crate) fn follows(&self, role: &str, routes: Option<&Arc<Routes>>) -> bool {
+        self.all.unfiltered.follows(role, routes)
+    }
+
+    /// From now on listeners of `role` are found by `routes`, or each of them always.
+    pub(crate) fn follow(&mut self, role: &str, routes: Option<&Arc<Routes>>) {
+        self.all.follow(role, routes);
+        self.leaving.follow(role, routes);
+    }
+
+    /// Calls `found` for each listener that `action` concerns and whose filter holds, or that only Postgres can tell
+    /// (`Truth::Ask`). Those whose policies certainly hide the row may be left out.
+    /// `value` gives a column's text, `None` for NULL, and says with its outer option whether the change carries the
+    /// column at all: a condition on a missing column never matches. `row` is what policies judge, if they do.
+    pub(crate) fn find<'names, 'row: 'names>(
+        &'names self,
+        action: ActionKind,
+        row: Option<&dyn Row>,
+        value: impl Fn(&str) -> Option<Option<&'row str>>,
+        found: impl FnMut(&Arc<Listener>, Truth),
+    ) {
+        let is_wanted = |listener: &Listener| listener.concerns_itself_with(action);
+        self.all.find(is_wanted, row, value, found);
+    }
+
+    /// Whether anybody wants to know when a row leaves.
+    pub(crate) fn has_leaving(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    /// As [`Index::find`], by a row as it was before an UPDATE, each listener that wants to know when it leaves.
+    pub(crate) fn find_leaving<'names, 'row: 'names>(
+        &'names self,
+        row: &dyn Row,
+        value: impl Fn(&str) -> Option<Option<&'row str>>,
+        found: impl FnMut(&Arc<Listener>, Truth),
+    ) {
+        self.leaving.find(|_| true, Some(row), value, found);
+    }
+
+    /// Every listener that `action` concerns, whatever its filter: who hears of a row that cannot be shown to a role
+    /// at all (`protocol.md 7.5`).
+    pub(crate) fn find_all(&self, action: ActionKind, mut found: impl FnMut(&Arc<Listener>)) {
+        for listener in self.all.everybody() {
+            if listener.concerns_itself_with(action) {
+                found(listener);
+            }
+        }
+    }
+}
+
+/// Listeners to be found by what a row is.
+#[derive(Default)]
+struct Search {
+    unfiltered: ByClaim,
+    scanned: ByClaim,
+    /// Those that are found by a value, in `by_value` under each of theirs.
+    indexed: Listeners,
+    by_value: HashMap<(String, Family), HashMap<Scalar<'static>, Listeners>>,
+}
+
+impl Search {
+    fn insert(&mut self, listener: Arc<Listener>) {
         let key = (listener.subscriber.id, listener.at);
         if listener.clauses.is_empty() {
             self.unfiltered.insert(key, listener);
@@ -161,7 +269,7 @@ impl Index {
         self.indexed.insert(key, listener);
     }
 
-    pub(crate) fn remove(&mut self, listener: &Listener) {
+    fn remove(&mut self, listener: &Listener) {
         let key = (listener.subscriber.id, listener.at);
         if listener.clauses.is_empty() {
             self.unfiltered.remove(key);
@@ -189,59 +297,47 @@ impl Index {
         }
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.unfiltered.is_empty() && self.indexed.is_empty() && self.scanned.is_empty()
     }
 
-    /// Lets the listeners of a subscriber be found by the identity it is about to have, too.
-    pub(crate) fn expect_identity(&mut self, key: ListenerKey, next: &IdentityRef) {
-        self.expect_role(&next.0.claims.role);
+    fn expect_identity(&mut self, key: ListenerKey, next: &IdentityRef) {
         self.unfiltered.expect_identity(key, next);
         self.scanned.expect_identity(key, next);
     }
 
-    /// Lets a listener be found by the identity its subscriber has, and by no other.
-    pub(crate) fn settle_identity(&mut self, key: ListenerKey) {
+    fn settle_identity(&mut self, key: ListenerKey) {
         self.unfiltered.settle_identity(key);
         self.scanned.settle_identity(key);
     }
 
-    /// Roles whose listeners are found by routes.
-    pub(crate) fn routed_roles(&self) -> impl Iterator<Item = &str> {
-        // Both follow the same roles.
-        self.unfiltered.routed_roles()
-    }
-
-    /// Whether listeners of `role` are found by these routes.
-    pub(crate) fn follows(&self, role: &str, routes: Option<&Arc<Routes>>) -> bool {
-        self.unfiltered.follows(role, routes)
-    }
-
-    /// From now on listeners of `role` are found by `routes`, or each of them always.
-    pub(crate) fn follow(&mut self, role: &str, routes: Option<&Arc<Routes>>) {
+    fn follow(&mut self, role: &str, routes: Option<&Arc<Routes>>) {
         self.unfiltered.follow(role, routes);
         self.scanned.follow(role, routes);
     }
 
-    /// Calls `found` for each listener of `action` whose filter holds, or that only Postgres can tell (`Truth::Ask`).
-    /// Those whose policies certainly hide the row may be left out.
-    /// `value` gives a column's text, `None` for NULL, and says with its outer option whether the change carries the
-    /// column at all: a condition on a missing column never matches. `row` is what policies judge, if they do.
-    pub(crate) fn find<'names, 'row: 'names>(
+    fn everybody(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.unfiltered
+            .everybody()
+            .chain(self.scanned.everybody())
+            .chain(self.indexed.values())
+    }
+
+    fn find<'names, 'row: 'names>(
         &'names self,
-        action: ActionKind,
+        is_wanted: impl Fn(&Listener) -> bool,
         row: Option<&dyn Row>,
         value: impl Fn(&str) -> Option<Option<&'row str>>,
         mut found: impl FnMut(&Arc<Listener>, Truth),
     ) {
         self.unfiltered.concerned(row, |listener| {
-            if action.heard_by(listener.event) {
+            if is_wanted(listener) {
                 found(listener, Truth::Holds);
             }
         });
         let mut read = RowRead::new(value);
         let mut filtered = |listener: &'names Arc<Listener>, read: &mut RowRead<'names, 'row, _>| {
-            if action.heard_by(listener.event) {
+            if is_wanted(listener) {
                 match read.evaluate(&listener.clauses, |_, _| Answer::Ask) {
                     Truth::Fails => {}
                     truth => found(listener, truth),
@@ -269,21 +365,6 @@ impl Index {
         }
         self.scanned
             .concerned(row, |listener| filtered(listener, &mut read));
-    }
-
-    /// Every listener of `action`, whatever its filter: who hears of a row that cannot be shown to a role at all
-    /// (`protocol.md 7.5`).
-    pub(crate) fn find_all(&self, action: ActionKind, mut found: impl FnMut(&Arc<Listener>)) {
-        for listener in self
-            .unfiltered
-            .everybody()
-            .chain(self.scanned.everybody())
-            .chain(self.indexed.values())
-        {
-            if action.heard_by(listener.event) {
-                found(listener);
-            }
-        }
     }
 }
 
@@ -357,6 +438,7 @@ mod tests {
             clauses: clauses.collect(),
             select: None,
             digits: Digits::default(),
+            leave: false,
             since: None,
             lane: Arc::new(Lane::default()),
         })
@@ -390,10 +472,11 @@ mod tests {
         assert_eq!(found(&index, Some("77"), None), [77]);
         assert!(found(&index, None, None).is_empty());
         // Nobody is looked at but who is found by the value.
-        assert!(index.scanned.is_empty());
-        assert_eq!(index.by_value.len(), 1);
+        assert!(index.all.scanned.is_empty());
+        assert_eq!(index.all.by_value.len(), 1);
         assert!(
             index
+                .all
                 .by_value
                 .values()
                 .flat_map(HashMap::values)
@@ -402,7 +485,7 @@ mod tests {
         for listener in &listeners {
             index.remove(listener);
         }
-        assert!(index.is_empty() && index.by_value.is_empty());
+        assert!(index.is_empty() && index.all.by_value.is_empty());
     }
 
     #[test]
@@ -423,7 +506,7 @@ mod tests {
         for listener in &listeners {
             index.insert(Arc::clone(listener));
         }
-        assert_eq!(index.scanned.everybody().count(), 5);
+        assert_eq!(index.all.scanned.everybody().count(), 5);
         assert_eq!(found(&index, Some("5"), Some("9")), [1, 5, 7]);
         assert_eq!(found(&index, Some("6"), Some("4")), [1, 2, 4, 7, 8, 9]);
         assert_eq!(found(&index, Some("8"), None), [4]);
@@ -433,7 +516,7 @@ mod tests {
         for listener in &listeners {
             index.remove(listener);
         }
-        assert!(index.is_empty() && index.by_value.is_empty());
+        assert!(index.is_empty() && index.all.by_value.is_empty());
     }
 
     #[test]

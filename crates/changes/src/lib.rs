@@ -36,6 +36,7 @@ mod generated;
 mod hold;
 mod index;
 mod lane;
+mod leaving;
 mod like;
 mod lost_columns;
 mod meter;

@@ -28,10 +28,7 @@ pub(crate) struct Metered {
 impl Metered {
     /// Counts what matched, and empties it while the limit is exceeded.
     pub(crate) fn limit(&mut self, meter: &Arc<dyn Meter>, pending: &mut [Pending]) {
-        let matched = pending
-            .iter()
-            .map(|change| change.parts.len() + change.refused.len())
-            .sum();
+        let matched = pending.iter().map(Pending::matched).sum();
         meter.count(matched);
         if !meter.is_exceeded() {
             self.told.clear();
@@ -40,7 +37,8 @@ impl Metered {
         counter!("walcast_changes_over_limit_total").increment(matched as u64);
         for change in pending {
             let refused = change.refused.drain(..).map(|(part, _)| part);
-            for part in change.parts.drain(..).chain(refused) {
+            let leaving = change.leaving.drain(..);
+            for part in change.parts.drain(..).chain(refused).chain(leaving) {
                 if self.told.insert(part.subscriber.id) {
                     let cause = "there are more changes a second than are allowed";
                     part.subscriber.deliver(notice::missed(&part.subscriber, cause));

@@ -4,8 +4,8 @@
 use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::filter_sql;
+use crate::leaving;
 use crate::notice;
-use crate::row::filter_value;
 use crate::row_read::RowRead;
 use crate::table::{Part, Pending};
 use crate::view::View;
@@ -63,14 +63,22 @@ impl OpenFilters {
             self.report(view, &key, &questions, &error, pending);
         }
         for change in pending {
-            let Pending { item, parts, .. } = change;
-            parts.retain_mut(|part| {
-                let holds =
-                    part.truth != Truth::Ask || settled(view, &item.change, part, &questions) == Truth::Holds;
-                // The visibility of rows is another question.
-                part.truth = Truth::Holds;
-                holds
-            });
+            let Pending {
+                item, parts, leaving, ..
+            } = change;
+            let truth = |part: &Part| match part.truth {
+                Truth::Ask => settled(view, &item.change, part, &questions),
+                known => known,
+            };
+            leaving::withdraw(leaving, parts, |part| truth(part) == Truth::Ask);
+            for parts in [parts, leaving] {
+                parts.retain_mut(|part| {
+                    let holds = truth(part) == Truth::Holds;
+                    // The visibility of rows is another question.
+                    part.truth = Truth::Holds;
+                    holds
+                });
+            }
         }
     }
 
@@ -107,7 +115,7 @@ impl OpenFilters {
         };
         let mut told = HashSet::new();
         for change in pending {
-            for part in change.parts.iter().filter(|part| part.truth == Truth::Ask) {
+            for part in change.all_parts().filter(|part| part.truth == Truth::Ask) {
                 let asks_it =
                     || open_conditions(view, &change.item.change, part).any(|(of, _)| key_of(of) == *key);
                 if settled(view, &change.item.change, part, questions) == Truth::Ask
@@ -133,7 +141,7 @@ fn open_conditions<'a>(
 ) -> impl Iterator<Item = (&'a TypedCondition, &'a str)> {
     let conditions = part.listener.clauses.iter().flat_map(Clause::conditions);
     conditions.filter_map(move |condition| {
-        let text = filter_value(view, change, &condition.condition.column)??;
+        let text = part.filter_value(view, change, &condition.condition.column)??;
         (condition.evaluate(Some(text)) == Answer::Ask).then_some((condition, text))
     })
 }
@@ -142,7 +150,7 @@ fn open_conditions<'a>(
 fn questions(view: &View, pending: &[Pending]) -> Questions {
     let mut questions = Questions::new();
     for change in pending {
-        for part in change.parts.iter().filter(|part| part.truth == Truth::Ask) {
+        for part in change.all_parts().filter(|part| part.truth == Truth::Ask) {
             for (condition, text) in open_conditions(view, &change.item.change, part) {
                 let asked = questions.entry(key_of(condition)).or_insert_with(|| Asked {
                     condition: condition.clone(),
@@ -159,7 +167,7 @@ fn questions(view: &View, pending: &[Pending]) -> Questions {
 
 /// A part's filter with what Postgres said; `Ask` where a condition that it hangs on could not be evaluated.
 fn settled(view: &View, change: &Change, part: &Part, questions: &Questions) -> Truth {
-    let mut row = RowRead::new(|column: &str| filter_value(view, change, column));
+    let mut row = RowRead::new(|column: &str| part.filter_value(view, change, column));
     row.evaluate(&part.listener.clauses, |condition, text| {
         let asked = questions.get(&key_of(condition));
         asked

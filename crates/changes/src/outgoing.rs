@@ -14,6 +14,8 @@ use walcast_protocol::{self as protocol, Frame, Version};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Data {
     Shape(usize),
+    /// That the row left.
+    Left(usize),
     Refusal(&'static str),
 }
 

@@ -167,17 +167,7 @@ impl Face {
 
     /// The `data` of `change` for `shape`.
     pub(crate) fn render(&self, change: &Change, shape: &Shape, too_large: bool) -> String {
-        let mut out = String::with_capacity(256 + shape.columns_json.len());
-        out.push('{');
-        out.push_str(&self.names);
-        let _ = write!(
-            out,
-            "\"type\":\"{}\",\"commit_timestamp\":\"",
-            kind_of(&change.action).as_str()
-        );
-        write_timestamp(change.transaction.commit_timestamp_us, &mut out);
-        out.push_str("\",");
-        out.push_str(&shape.columns_json);
+        let mut out = self.begin(kind_of(&change.action), change, shape);
         match &change.action {
             Action::Insert { new } => {
                 self.write_record(
@@ -212,11 +202,31 @@ impl Face {
                 );
             }
         }
-        if too_large {
-            let _ = write!(out, "\"errors\":[\"{TOO_LARGE}\"]}}");
-        } else {
-            out.push_str("\"errors\":null}");
+        end(too_large, &mut out);
+        out
+    }
+
+    /// The `data` of an UPDATE for those who are not shown its row any more: a DELETE of the row as it was, which they
+    /// were shown (decision 19).
+    pub(crate) fn render_left(&self, change: &Change, shape: &Shape, too_large: bool) -> String {
+        let mut out = self.begin(ActionKind::Delete, change, shape);
+        if let Action::Update { old, new } = &change.action {
+            self.write_old_of_update(old.as_ref(), new, shape, too_large, &mut out);
         }
+        out.push_str("\"left\":true,");
+        end(too_large, &mut out);
+        out
+    }
+
+    /// The fields before the row.
+    fn begin(&self, action: ActionKind, change: &Change, shape: &Shape) -> String {
+        let mut out = String::with_capacity(256 + shape.columns_json.len());
+        out.push('{');
+        out.push_str(&self.names);
+        let _ = write!(out, "\"type\":\"{}\",\"commit_timestamp\":\"", action.as_str());
+        write_timestamp(change.transaction.commit_timestamp_us, &mut out);
+        out.push_str("\",");
+        out.push_str(&shape.columns_json);
         out
     }
 
@@ -315,6 +325,14 @@ impl Face {
             first = false;
         }
         out.push_str("},");
+    }
+}
+
+fn end(too_large: bool, out: &mut String) {
+    if too_large {
+        let _ = write!(out, "\"errors\":[\"{TOO_LARGE}\"]}}");
+    } else {
+        out.push_str("\"errors\":null}");
     }
 }
 

@@ -29,19 +29,41 @@ impl Row for NewRow<'_> {
     }
 }
 
-/// A deleted row, as far as it is known: its identity.
-pub(crate) struct DeletedRow<'a> {
+/// A row as it was before an UPDATE or DELETE, as policies see it: as far as its identity tells.
+pub(crate) struct OldRow<'a> {
     pub(crate) view: &'a View,
     pub(crate) change: &'a Change,
 }
 
-impl Row for DeletedRow<'_> {
+impl Row for OldRow<'_> {
     fn value(&self, column: &str) -> Option<Option<&str>> {
-        match &self.change.action {
-            Action::Delete { .. } => filter_value(self.view, self.change, column),
-            Action::Insert { .. } | Action::Update { .. } => None,
-        }
+        old_value(self.change, self.view.position(column)?)
     }
+}
+
+/// A column of the row as it was. `None`: the change does not tell. `Some(None)`: NULL.
+pub(crate) fn old_value(change: &Change, at: usize) -> Option<Option<&str>> {
+    let (tuple, is_whole) = match &change.action {
+        Action::Insert { .. } => return None,
+        Action::Update {
+            old: Some(OldTuple::Full(tuple)),
+            ..
+        }
+        | Action::Delete {
+            old: OldTuple::Full(tuple),
+        } => (tuple, true),
+        Action::Update {
+            old: Some(OldTuple::Key(tuple)),
+            ..
+        }
+        | Action::Delete {
+            old: OldTuple::Key(tuple),
+        } => (tuple, false),
+        // Postgres sends no old tuple when no column of the identity changed (`database.md 9.1`).
+        Action::Update { old: None, new } => (new, false),
+    };
+    let is_known = is_whole || change.relation.columns.get(at)?.is_key;
+    is_known.then(|| carried(tuple, None, at))?
 }
 
 /// A column's value; one that an UPDATE left alone out of line is taken from the old row where that is whole.
@@ -56,11 +78,10 @@ pub(crate) fn carried<'a>(tuple: &'a Tuple, old: Option<&'a Tuple>, at: usize) -
 /// What filters see of a column: the new row, or of a deleted row what its identity tells (`database.md 2.6`).
 pub(crate) fn filter_value<'a>(view: &View, change: &'a Change, column: &str) -> Option<Option<&'a str>> {
     let at = view.position(column)?;
-    if let Action::Delete { old } = &change.action {
-        let is_known = matches!(old, OldTuple::Full(_)) || change.relation.columns.get(at)?.is_key;
-        return is_known.then(|| carried(old.tuple(), None, at))?;
+    match &change.action {
+        Action::Delete { .. } => old_value(change, at),
+        Action::Insert { .. } | Action::Update { .. } => new_value(change, at),
     }
-    new_value(change, at)
 }
 
 /// The size the limit of `database.md 2.9` is compared with: names, types and values of both tuples.

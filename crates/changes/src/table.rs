@@ -6,8 +6,9 @@ use crate::claims::IdentityRef;
 use crate::condition::Truth;
 use crate::deleted;
 use crate::engine::{Context, DeleteVisibility};
-use crate::index::{ActionKind, Index, Listener};
+use crate::index::{ActionKind, Index, Listener, ListenerKey};
 use crate::lane::{Lane, Ticket};
+use crate::leaving;
 use crate::lost_columns::LostColumns;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
@@ -17,7 +18,7 @@ use crate::position::Position;
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::rights::RightsVersion;
-use crate::row::{NewRow, change_bytes, filter_value};
+use crate::row::{NewRow, change_bytes, filter_value, old_value};
 use crate::subscription::Subscriber;
 use crate::verify::Verification;
 use crate::view::View;
@@ -89,6 +90,28 @@ pub(crate) struct Part {
     pub(crate) identity: IdentityRef,
     pub(crate) listener: Arc<Listener>,
     pub(crate) truth: Truth,
+    /// It was found by the row as it was before the UPDATE.
+    pub(crate) of_old: bool,
+}
+
+impl Part {
+    pub(crate) fn key(&self) -> ListenerKey {
+        (self.subscriber.id, self.listener.at)
+    }
+
+    /// What the filter sees of a column.
+    pub(crate) fn filter_value<'a>(
+        &self,
+        view: &View,
+        change: &'a Change,
+        column: &str,
+    ) -> Option<Option<&'a str>> {
+        if self.of_old {
+            old_value(change, view.position(column)?)
+        } else {
+            filter_value(view, change, column)
+        }
+    }
 }
 
 /// A change with those concerned.
@@ -98,6 +121,34 @@ pub(crate) struct Pending {
     pub(crate) parts: Vec<Part>,
     /// Channels whose role can be shown nothing of this table, with the reason.
     pub(crate) refused: Vec<(Part, &'static str)>,
+    /// Channels that were shown the row before the UPDATE, and are told if they are not any more.
+    pub(crate) leaving: Vec<Part>,
+}
+
+impl Pending {
+    /// What is to be decided.
+    pub(crate) fn all_parts(&self) -> impl Iterator<Item = &Part> {
+        self.parts.iter().chain(&self.leaving)
+    }
+
+    /// How many bindings it concerns as far as is known.
+    pub(crate) fn matched(&self) -> usize {
+        let heard: Vec<&Part> = self
+            .parts
+            .iter()
+            .filter(|part| self.kind.heard_by(part.listener.event))
+            .collect();
+        let mut matched = heard.len() + self.refused.len();
+        if !self.leaving.is_empty() {
+            let heard: HashSet<ListenerKey> = heard.into_iter().map(Part::key).collect();
+            matched += self
+                .leaving
+                .iter()
+                .filter(|part| !heard.contains(&part.key()))
+                .count();
+        }
+        matched
+    }
 }
 
 /// Changes on their way out, in commit order: what of them is visible is known, or being asked.
@@ -264,11 +315,19 @@ impl Worker {
     /// Waits until the first in line is decided and hands it out.
     async fn deliver_next(&mut self) {
         answered(&mut self.line).await;
-        let Some(Decided { pending, answer, .. }) = self.line.pop_front() else {
+        let Some(Decided {
+            mut pending, answer, ..
+        }) = self.line.pop_front()
+        else {
             return;
         };
         let answer = answer.unwrap_or_else(|error| {
             self.report_undecided(&pending, &error);
+            for change in &mut pending {
+                leaving::withdraw(&mut change.leaving, &change.parts, |part| {
+                    part.truth == Truth::Ask
+                });
+            }
             Answer::default()
         });
         self.report_failures(&answer);
@@ -432,7 +491,7 @@ impl Worker {
     async fn learn_roles(&mut self, pending: &[Pending]) -> Result<(), sqlx::Error> {
         let Some(view) = &mut self.view else { return Ok(()) };
         let mut seen: HashSet<&str> = HashSet::new();
-        for part in pending.iter().flat_map(|change| &change.parts) {
+        for part in pending.iter().flat_map(Pending::all_parts) {
             let role = part.identity.0.claims.role.as_str();
             if seen.insert(role) {
                 view.refresh_role(&self.context, role, &self.rights).await?;
@@ -448,6 +507,7 @@ impl Worker {
             kind,
             parts: Vec::new(),
             refused: Vec::new(),
+            leaving: Vec::new(),
         };
         let Some(view) = &self.view else { return pending };
         let number = pending.item.number;
@@ -460,6 +520,7 @@ impl Worker {
                 identity: subscriber.identity(),
                 listener: Arc::clone(listener),
                 truth,
+                of_old: false,
             })
         };
         let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
@@ -472,7 +533,8 @@ impl Worker {
                 .is_some_and(|(_, roles)| roles.iter().any(|role| blind(role)));
             if keyless || any_blind {
                 listeners.find_all(kind, |listener| {
-                    let Some(part) = part(listener, Truth::Holds) else {
+                    let is_heard = kind.heard_by(listener.event);
+                    let Some(part) = part(listener, Truth::Holds).filter(|_| is_heard) else {
                         return;
                     };
                     if keyless {
@@ -508,6 +570,9 @@ impl Worker {
                 }
             },
         );
+        pending.leaving = leaving::find(view, &listeners, change, |listener, truth| {
+            part(listener, truth).filter(|_| !refused.contains(&Arc::as_ptr(listener)))
+        });
         pending
     }
 
@@ -527,6 +592,7 @@ impl Worker {
                 }
                 continue;
             }
+            leaving::retain_shown(view, mode, change);
             let row = NewRow {
                 view,
                 change: &change.item.change,
@@ -573,6 +639,11 @@ impl Worker {
                     Truth::Holds
                 };
             });
+            if change.item.is_superseded {
+                leaving::withdraw(&mut change.leaving, &change.parts, |part| {
+                    part.truth == Truth::Ask
+                });
+            }
         }
         self.context
             .figures
@@ -623,26 +694,36 @@ impl Worker {
             kind,
             mut parts,
             mut refused,
+            mut leaving,
         } = pending;
         let Item { change, tickets, .. } = item;
         let mut outgoing = Outgoing::new(Position::of(&change), self.of_past);
         if let Some(view) = &mut self.view {
             parts.retain(|part| part.truth != Truth::Ask || answer.sees(&part.identity, at));
+            leaving::retain_gone(&mut leaving, &parts);
+            parts.retain(|part| kind.heard_by(part.listener.event));
             let too_large = change_bytes(&change) > self.context.options.max_record_bytes;
-            parts.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
-            for group in parts.chunk_by(same_message) {
-                let Some(first) = group.first() else { continue };
-                let role = &first.identity.0.claims.role;
-                let Some(number) =
-                    view.shape_number(role, first.listener.select.as_ref(), first.listener.digits)
-                else {
-                    continue;
-                };
-                let Some(shape) = view.shape(number) else { continue };
-                let data = Data::Shape(number);
-                outgoing.push(kind, first, group, data, || {
-                    view.face.render(&change, shape, too_large)
-                });
+            for (mut parts, is_leaving) in [(parts, false), (leaving, true)] {
+                parts.sort_unstable_by(|a, b| order(a).cmp(&order(b)));
+                for group in parts.chunk_by(same_message) {
+                    let Some(first) = group.first() else { continue };
+                    let role = &first.identity.0.claims.role;
+                    let Some(number) =
+                        view.shape_number(role, first.listener.select.as_ref(), first.listener.digits)
+                    else {
+                        continue;
+                    };
+                    let Some(shape) = view.shape(number) else { continue };
+                    if is_leaving {
+                        outgoing.push(ActionKind::Delete, first, group, Data::Left(number), || {
+                            view.face.render_left(&change, shape, too_large)
+                        });
+                    } else {
+                        outgoing.push(kind, first, group, Data::Shape(number), || {
+                            view.face.render(&change, shape, too_large)
+                        });
+                    }
+                }
             }
             refused.sort_unstable_by(|a, b| order(&a.0).cmp(&order(&b.0)));
             for group in refused.chunk_by(|a, b| same_message(&a.0, &b.0)) {

@@ -138,6 +138,7 @@ fn mendable() -> Vec<Case> {
         case("filter_not_in_identity", Warning, "").of(json!({ "filter": "id=gt.1,body=eq.x" })),
         case("filter_not_in_identity", Problem, "create unique index by_id on t (id); alter table t replica identity using index by_id")
             .of(json!({ "event": "DELETE", "filter": "body=eq.x" })),
+        case("leave_not_told", Warning, "").of(json!({ "leave": true, "filter": "id=gt.1,body=eq.x" })),
     ]
 }
 
@@ -215,6 +216,11 @@ async fn what_no_sql_can_mend_is_found_and_said() {
             "nothing_published",
             json!({ "schema": "empty" }),
             "publication supabase_realtime has no table of schema empty; add the tables whose changes are wanted",
+        ),
+        (
+            "leave_not_heard",
+            entry(json!({ "leave": true, "event": "UPDATE" })),
+            "`leave` has no effect with `event: \"UPDATE\"`, for that a row left is told as a DELETE",
         ),
         (
             "nothing_published",
@@ -325,13 +331,15 @@ fn codes_are_all_different_and_each_is_provoked() {
     let all: BTreeSet<&str> = Finding::CODES.iter().copied().collect();
     assert_eq!(all.len(), Finding::CODES.len());
     let provoked: BTreeSet<&str> = mendable().iter().map(|case| case.code).collect();
-    // By the tests above, and the last by those of `walcast doctor`.
+    // By the tests above, and the last two by those of `walcast doctor`.
     let elsewhere = BTreeSet::from([
         "no_such_table",
         "not_a_table",
         "nothing_published",
+        "leave_not_heard",
         "role_not_granted",
         "no_such_role",
+        "delete_hidden",
     ]);
     let seen: BTreeSet<&str> = provoked.union(&elsewhere).copied().collect();
     assert_eq!(seen, all);

@@ -45,6 +45,7 @@ struct RowSecurity {
     /// The table, or the one it is a partition of.
     #[serde(flatten)]
     decided_at: TableName,
+    oid: u32,
     is_exempt: bool,
     has_policy: bool,
     may_use_schema: bool,
@@ -111,6 +112,7 @@ select jsonb_build_object(
     select jsonb_build_object(
       'schema', s_ns.nspname,
       'name', s.relname,
+      'oid', s.oid::int8,
       -- BYPASSRLS and superuser do not come by membership; ownership does, through roles whose rights are inherited.
       'is_exempt', r.rolsuper or r.rolbypassrls
         or (not s.relforcerowsecurity and pg_has_role(r.oid, s.relowner, 'usage')),
@@ -165,7 +167,7 @@ pub async fn exposures(
 }
 
 impl Wish<'_> {
-    fn hears(self, action: &str) -> bool {
+    pub(super) fn hears(self, action: &str) -> bool {
         match self {
             Self::Everything => true,
             Self::Binding(binding) => match binding.event {
@@ -177,7 +179,7 @@ impl Wish<'_> {
         }
     }
 
-    fn filters_by(self, column: &str) -> bool {
+    pub(super) fn filters_by(self, column: &str) -> bool {
         match self {
             Self::Everything => false,
             Self::Binding(binding) => binding
@@ -185,6 +187,14 @@ impl Wish<'_> {
                 .iter()
                 .flat_map(Clause::conditions)
                 .any(|condition| condition.column == column),
+        }
+    }
+
+    /// Whether it is to be told that a row left.
+    pub(super) fn wants_leaving(self) -> bool {
+        match self {
+            Self::Everything => false,
+            Self::Binding(binding) => binding.options.leave,
         }
     }
 
@@ -227,7 +237,18 @@ impl Exposure {
             found.extend(self.row_security());
         }
         found.extend(self.filters_of_old_rows(wish));
+        found.extend(self.leaving_by_filter(wish));
         found
+    }
+
+    /// The table whose policies count, if there are any that may hide something.
+    pub(super) fn row_security_of(&self) -> Option<u32> {
+        self.row_security.as_ref().map(|security| security.oid)
+    }
+
+    /// Which columns of a kind are not told of rows as they were.
+    pub(super) fn lacking_in_identity(&self, is_meant: impl Fn(&str) -> bool) -> Vec<String> {
+        self.names(|column| !column.is_identity && is_meant(&column.name))
     }
 
     fn names(&self, is_meant: impl Fn(&ColumnExposure) -> bool) -> Vec<String> {
@@ -361,7 +382,7 @@ impl Exposure {
         if !wish.hears("delete") || !self.is_published("delete") {
             return None;
         }
-        let columns = self.names(|column| !column.is_identity && wish.filters_by(&column.name));
+        let columns = self.lacking_in_identity(|column| wish.filters_by(column));
         (!columns.is_empty()).then(|| Finding::FilterNotInIdentity {
             table: self.table.clone(),
             columns,

@@ -1,5 +1,6 @@
 //! One reason for silence, in words and with its remedy.
 
+use super::old_rows::Doubt;
 use super::sql_name::{identifier, identifiers};
 use serde::Deserialize;
 use std::fmt;
@@ -247,6 +248,29 @@ pub enum Finding {
         /// Only DELETE is asked for.
         is_all: bool,
     },
+    /// It cannot be told whether the role could see a row that was deleted, where only such are told.
+    DeleteHidden {
+        /// The table.
+        table: TableName,
+        /// The role.
+        role: String,
+        /// Why.
+        doubt: Doubt,
+    },
+    /// It cannot be told whether the role was shown a row before an UPDATE.
+    LeaveNotTold {
+        /// The table.
+        table: TableName,
+        /// The role.
+        role: String,
+        /// Why.
+        doubt: Doubt,
+    },
+    /// A binding wants to know when a row leaves, and does not hear what that is told as.
+    LeaveNotHeard {
+        /// What it hears.
+        event: &'static str,
+    },
 }
 
 impl Finding {
@@ -274,6 +298,9 @@ impl Finding {
             Self::NoPrimaryKey { .. } => "no_primary_key",
             Self::NoReplicaIdentity { .. } => "no_replica_identity",
             Self::FilterNotInIdentity { .. } => "filter_not_in_identity",
+            Self::DeleteHidden { .. } => "delete_hidden",
+            Self::LeaveNotTold { .. } => "leave_not_told",
+            Self::LeaveNotHeard { .. } => "leave_not_heard",
         }
     }
 
@@ -299,6 +326,9 @@ impl Finding {
         "no_primary_key",
         "no_replica_identity",
         "filter_not_in_identity",
+        "delete_hidden",
+        "leave_not_told",
+        "leave_not_heard",
     ];
 
     /// How much is missing.
@@ -309,7 +339,10 @@ impl Finding {
             | Self::RoleNotGranted { .. }
             | Self::ActionsNotPublished { is_all: false, .. }
             | Self::ColumnsNotPublished { is_needed: false, .. }
-            | Self::FilterNotInIdentity { is_all: false, .. } => Severity::Warning,
+            | Self::FilterNotInIdentity { is_all: false, .. }
+            | Self::DeleteHidden { .. }
+            | Self::LeaveNotTold { .. }
+            | Self::LeaveNotHeard { .. } => Severity::Warning,
             _ => Severity::Problem,
         }
     }
@@ -323,7 +356,9 @@ impl Finding {
             | Self::NoSchemaUsage { role, .. }
             | Self::NoSelect { role, .. }
             | Self::KeyNotSelectable { role, .. }
-            | Self::NoPolicy { role, .. } => Some(role),
+            | Self::NoPolicy { role, .. }
+            | Self::DeleteHidden { role, .. }
+            | Self::LeaveNotTold { role, .. } => Some(role),
             _ => None,
         }
     }
@@ -432,7 +467,18 @@ impl Finding {
             Self::FilterNotInIdentity { table, .. } => {
                 format!("alter table {} replica identity full", table.quoted())
             }
-            Self::NothingPublished { .. } | Self::NoSuchTable { .. } | Self::NotATable { .. } => return None,
+            Self::DeleteHidden { table, doubt, .. } | Self::LeaveNotTold { table, doubt, .. } => {
+                match doubt {
+                    Doubt::PolicyColumns(_) | Doubt::FilterColumns(_) => {
+                        format!("alter table {} replica identity full", table.quoted())
+                    }
+                    Doubt::NoPolicy | Doubt::OnlyPostgres(_) => return None,
+                }
+            }
+            Self::NothingPublished { .. }
+            | Self::NoSuchTable { .. }
+            | Self::NotATable { .. }
+            | Self::LeaveNotHeard { .. } => return None,
         })
     }
 
@@ -583,6 +629,45 @@ impl fmt::Display for Finding {
                 formatter,
                 "the filter needs {} of {table}, which a deleted row does not carry, so no DELETE passes it",
                 list(columns)
+            ),
+            Self::DeleteHidden { table, role, doubt } => {
+                write!(formatter, "DELETE is hidden from role \"{role}\": ")?;
+                match doubt {
+                    Doubt::NoPolicy => write!(formatter, "no policy of {table} lets it select; create one"),
+                    Doubt::OnlyPostgres(reason) => write!(
+                        formatter,
+                        "whether it could see a row of {table} that is gone cannot be decided, since {reason}; simplify the policies"
+                    ),
+                    Doubt::PolicyColumns(columns) | Doubt::FilterColumns(columns) => write!(
+                        formatter,
+                        "the policies of {table} read {}, which a deleted row does not carry",
+                        list(columns)
+                    ),
+                }
+            }
+            Self::LeaveNotTold { table, role, doubt } => {
+                write!(formatter, "that a row left is not told to role \"{role}\": ")?;
+                match doubt {
+                    Doubt::NoPolicy => write!(formatter, "no policy of {table} shows it any"),
+                    Doubt::OnlyPostgres(reason) => write!(
+                        formatter,
+                        "only Postgres can decide who sees rows of {table}, since {reason}, and it knows none as it was"
+                    ),
+                    Doubt::PolicyColumns(columns) => write!(
+                        formatter,
+                        "the policies of {table} read {}, which an UPDATE does not carry of the row as it was",
+                        list(columns)
+                    ),
+                    Doubt::FilterColumns(columns) => write!(
+                        formatter,
+                        "the filter needs {} of {table}, which an UPDATE does not carry of the row as it was",
+                        list(columns)
+                    ),
+                }
+            }
+            Self::LeaveNotHeard { event } => write!(
+                formatter,
+                "`leave` has no effect with `event: \"{event}\"`, for that a row left is told as a DELETE"
             ),
         }
     }

@@ -8,10 +8,12 @@
 
 mod exposure;
 mod finding;
+mod old_rows;
 mod sql_name;
 mod unpublished;
 
 pub use exposure::{Exposure, Wish, exposures};
 pub use finding::{Finding, Severity, TableName};
+pub use old_rows::{Doubt, hidden_deletes};
 pub use sql_name::{identifier, literal};
 pub use unpublished::unpublished;

@@ -6,6 +6,7 @@ use super::parse::{self, Comparison, Node, Test};
 use super::route::Routes;
 use super::value::{self, Kind, Value};
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// Helpers may call helpers, but not for ever.
@@ -55,6 +56,19 @@ impl Access {
         }
     }
 
+    /// Names of all columns of the row that count.
+    pub(crate) fn row_columns(&self) -> BTreeSet<&str> {
+        let mut names = BTreeSet::new();
+        if let Self::Compiled(program) = self {
+            program.condition.visit(&mut |expression| {
+                if let Expression::Column(name, _) = expression {
+                    names.insert(name.as_str());
+                }
+            });
+        }
+        names
+    }
+
     /// Names of the columns whose values are read here.
     pub(crate) fn columns(&self) -> Vec<String> {
         let mut names = Vec::new();
@@ -102,7 +116,7 @@ pub(super) struct Reads {
 
 impl Expression {
     /// Calls `seen` for this expression and each that is part of it.
-    fn visit(&self, seen: &mut impl FnMut(&Self)) {
+    fn visit<'a>(&'a self, seen: &mut impl FnMut(&'a Self)) {
         seen(self);
         match self {
             Self::Column(..) | Self::Claims | Self::Unset | Self::Constant(_) => {}

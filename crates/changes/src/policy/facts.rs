@@ -1,7 +1,7 @@
 //! What the catalog says about a table's policies and a role.
 
 use serde::Deserialize;
-use sqlx::{Executor, PgPool, Row as _};
+use sqlx::{Connection as _, Executor, PgConnection, PgPool, Row as _};
 use std::collections::HashMap;
 
 /// Everything that decides how visibility is to be found out, read at one moment.
@@ -120,11 +120,27 @@ where c.oid = $1::int8::oid and r.rolname = $2";
 /// If Postgres cannot be asked. A role that does not exist is exempt from nothing and no policy applies to it.
 pub async fn load(pool: &PgPool, table: u32, role: &str) -> Result<PolicyFacts, sqlx::Error> {
     // Boxed, for a transaction's future is large and this one is rare.
-    Box::pin(load_in_transaction(pool, table, role)).await
+    Box::pin(async { load_in_transaction(&mut *pool.acquire().await?, table, role).await }).await
 }
 
-async fn load_in_transaction(pool: &PgPool, table: u32, role: &str) -> Result<PolicyFacts, sqlx::Error> {
-    let mut transaction = pool.begin().await?;
+/// As [`load`], on one connection, which may be in a transaction.
+///
+/// # Errors
+/// As [`load`].
+pub async fn load_on(
+    connection: &mut PgConnection,
+    table: u32,
+    role: &str,
+) -> Result<PolicyFacts, sqlx::Error> {
+    Box::pin(load_in_transaction(connection, table, role)).await
+}
+
+async fn load_in_transaction(
+    connection: &mut PgConnection,
+    table: u32,
+    role: &str,
+) -> Result<PolicyFacts, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
     // What pg_get_expr() prints without a schema is in pg_catalog then, and nowhere else.
     transaction.execute("set local search_path = ''").await?;
     let row = sqlx::query(QUERY)

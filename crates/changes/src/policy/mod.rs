@@ -29,7 +29,7 @@ mod value;
 
 pub use compile::{Access, Program, compile};
 pub use evaluate::{Row, Verdict};
-pub use facts::{PolicyFacts, load};
+pub use facts::{PolicyFacts, load, load_on};
 pub(crate) use route::{Key, Reach, Routes, Sought};
 pub use value::ClaimsView;
 

@@ -11,6 +11,7 @@ mod by_claim;
 mod filters;
 mod generated_columns;
 mod large_transactions;
+mod leaving;
 mod limit;
 mod modes;
 mod old_rows;

@@ -18,6 +18,7 @@ mod tables;
 mod token;
 
 use clap::Args;
+use walcast_changes::DeleteVisibility;
 use walcast_changes::diagnosis::TableName;
 
 use crate::config::{self, ChangesConfig, DatabaseConfig};
@@ -130,6 +131,7 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
         tables: &options.table,
         roles: &roles,
         is_each_role_wanted: is_asked_for,
+        checks_deletes: changes.delete_visibility == DeleteVisibility::RowSecurity,
     };
     session
         .look("published tables", &mut report, async |postgres| {

@@ -19,6 +19,8 @@ pub(super) struct Wanted<'a> {
     pub(super) roles: &'a [String],
     /// The roles were asked for by name, so that each must see something.
     pub(super) is_each_role_wanted: bool,
+    /// DELETEs are told to those alone who could see the row.
+    pub(super) checks_deletes: bool,
 }
 
 pub(super) async fn look(
@@ -61,7 +63,14 @@ pub(super) async fn look(
     }
     let mut said = HashSet::new();
     for (table, exposures) in by_table {
-        for entry in of_table(table, &exposures, wanted.is_each_role_wanted) {
+        let mut all = of_table(table, &exposures, wanted.is_each_role_wanted);
+        if wanted.checks_deletes {
+            for exposure in exposures {
+                let hidden = diagnosis::hidden_deletes(&mut *postgres, exposure).await?;
+                all.extend(hidden.as_ref().map(Entry::from));
+            }
+        }
+        for entry in all {
             if said.insert(entry.message.clone()) {
                 entries.push(entry);
             }

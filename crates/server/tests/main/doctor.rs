@@ -113,6 +113,41 @@ async fn what_sql_can_mend_is_gone_once_it_has_been_run() {
     }
 }
 
+#[tokio::test]
+async fn where_deletes_are_checked_those_that_cannot_be_are_named() {
+    let postgres = Postgres::shared().await;
+    let database = prepared(postgres).await;
+    database
+        .execute(
+            "create table t (id int primary key, owner uuid); grant select on t to authenticated;
+             alter table t enable row level security; alter publication supabase_realtime add table t;
+             create policy own on t for select to authenticated using (owner = auth.uid())",
+        )
+        .await;
+    let unchecked = at(&database.url());
+    assert_eq!(entry(&examine(&unchecked).await, "delete_hidden"), None);
+    let url = database.url();
+    let server = [
+        ("DATABASE_URL", url.as_str()),
+        ("API_JWT_SECRET", SECRET),
+        ("WALCAST_DELETE_VISIBILITY", "rls"),
+    ];
+    let checked = DoctorOptions {
+        server: Options::from_environment(server).unwrap(),
+        role: vec!["authenticated".to_owned()],
+        ..unchecked
+    };
+    let report = examine(&checked).await;
+    let found = entry(&report, "delete_hidden").unwrap_or_else(|| panic!("{report}"));
+    assert_eq!(found.level, Level::Warning);
+    assert!(
+        found.message.contains("the policies of public.t read owner"),
+        "{found:?}"
+    );
+    run_sql(&database, found.sql.as_ref().unwrap()).await;
+    assert_eq!(entry(&examine(&checked).await, "delete_hidden"), None);
+}
+
 fn set(setting: &str, value: &str) -> String {
     format!("alter database {{database}} set {setting} = {value}")
 }
