@@ -42,6 +42,9 @@ pub(crate) struct Reader<'a> {
     read_to: Lsn,
     /// The server asked how far we are, and the consumer had not yet taken all that was read.
     owes_answer: bool,
+    /// Whether the last row was one that nobody wants.
+    is_skipping: bool,
+    last_read_bytes: u64,
     heard: Instant,
 }
 
@@ -60,6 +63,11 @@ impl Current {
         index
     }
 }
+
+/// How long what nobody wants may pile up.
+const PAUSE: Duration = Duration::from_millis(1);
+/// After a read of less than this there is time to pause.
+const SMALL_READ_BYTES: u64 = 32 * 1024;
 
 /// What the message at the front of the buffer is.
 enum Ahead {
@@ -99,6 +107,8 @@ impl<'a> Reader<'a> {
             transaction: None,
             owes_answer: false,
             heard: Instant::now(),
+            is_skipping: false,
+            last_read_bytes: 0,
         }
     }
 
@@ -112,7 +122,10 @@ impl<'a> Reader<'a> {
         loop {
             match self.look_ahead()? {
                 Ahead::Unknown => self.wait(&mut tick).await?,
-                Ahead::Unwanted => self.session.wire.skip()?,
+                Ahead::Unwanted => {
+                    self.is_skipping = true;
+                    self.session.wire.skip()?;
+                }
                 Ahead::Message => match self.session.wire.take()? {
                     Some(message) => self.take_message(&message, &mut tick).await?,
                     None => self.wait(&mut tick).await?,
@@ -153,12 +166,18 @@ impl<'a> Reader<'a> {
 
     /// Waits for bytes, and tells the server meanwhile that we live.
     async fn wait(&mut self, tick: &mut Interval) -> Result<(), StreamError> {
+        // The server sends every row by itself. Waking for each costs far more than skipping it, so where nobody wants
+        // what comes it may pile up for a moment.
+        if self.is_skipping && self.last_read_bytes < SMALL_READ_BYTES && self.heard.elapsed() < PAUSE {
+            tokio::time::sleep(PAUSE).await;
+        }
         let before = self.session.wire.bytes_read;
         tokio::select! {
             filled = self.session.wire.fill() => {
                 filled?;
                 self.heard = Instant::now();
-                self.stats.bytes_read.fetch_add(self.session.wire.bytes_read - before, Ordering::Relaxed);
+                self.last_read_bytes = self.session.wire.bytes_read - before;
+                self.stats.bytes_read.fetch_add(self.last_read_bytes, Ordering::Relaxed);
                 Ok(())
             }
             () = self.sender.drained(), if self.owes_answer => {
@@ -179,7 +198,10 @@ impl<'a> Reader<'a> {
     async fn take_message(&mut self, message: &Backend, tick: &mut Interval) -> Result<(), StreamError> {
         match message.tag {
             b'd' => match self.take_copy_data(&message.body).await? {
-                Some(event) => self.hand_over(event, tick).await,
+                Some(event) => {
+                    self.is_skipping = false;
+                    self.hand_over(event, tick).await
+                }
                 None => Ok(()),
             },
             b'E' => Err(ended_by(session::answer("streaming", message))),
