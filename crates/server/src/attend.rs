@@ -242,10 +242,10 @@ impl Socket {
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
-        let may_know = channel
-            .private
-            .as_ref()
-            .is_none_or(|private| private.rights.presence.read == Some(true));
+        let may_know = match &channel.private {
+            Some(private) => private.rights.presence.read == Some(true),
+            None => channel.grant().presence.read,
+        };
         if !channel.attendance.is_enabled || !may_know {
             return;
         }

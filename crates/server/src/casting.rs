@@ -8,10 +8,11 @@ use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use serde_json::Value;
 use walcast_changes::Subscription;
-use walcast_protocol::{Payload, System};
+use walcast_protocol::{ErrorCode, Payload, System};
 
 use crate::channel::{CastingState, Credentials, Lease, LeaseState};
 use crate::join::sub_topic;
+use crate::metrics;
 use crate::route::{Done, SlotState};
 use crate::serve::Server;
 use crate::socket::Socket;
@@ -136,15 +137,40 @@ impl Socket {
         };
         let (topic, generation) = (Arc::clone(topic), slot.generation);
         let grace_s = self.server.config.token_grace_s;
+        if let Err(error) = credentials.claims.grant(sub_topic(&topic)) {
+            return self.close_unauthorized(&topic, &error.to_string());
+        }
         let Some(channel) = self.channel(&topic) else {
             return;
         };
+        let before = channel.grant();
         channel.lease = Lease::new(credentials.claims.expires_at_s, grace_s);
         channel.credentials = credentials;
         let next_check = channel.lease.next_check;
+        if !channel.regrant(before) {
+            let lost = format!(
+                "You no longer have permission to read from this Channel topic: {}",
+                sub_topic(&topic)
+            );
+            return self.close_unauthorized(&topic, &lost);
+        }
         self.wake_by(next_check);
         self.renew_rights(&topic, generation);
         self.pursue(&topic, generation);
+    }
+
+    /// Closes a channel whose new token does not allow what it does.
+    fn close_unauthorized(&mut self, topic: &str, message: &str) {
+        let code = ErrorCode::Unauthorized.as_str();
+        tracing::warn!(
+            code,
+            topic,
+            cause = message,
+            remedy = "have tokens made for the topic, with the rights it needs",
+            "channel closed"
+        );
+        metrics::channel_closed(code);
+        self.close_channel(topic, message);
     }
 
     /// Starts what the channel's part in the change stream needs now, unless that is under way: then its result is
@@ -379,7 +405,7 @@ fn reauthorizing_work(
     let topic = Arc::clone(topic);
     Box::pin(async move {
         let limit = server.config.join.timeout;
-        let reauthorized = reauthorize(&subscription, &claims, limit).await;
+        let reauthorized = reauthorize(&subscription, &topic, &claims, limit).await;
         Done::Reauthorized {
             topic,
             generation,

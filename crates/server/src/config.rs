@@ -42,6 +42,17 @@ pub struct MetricsAccess {
     pub blocked: Vec<Secret>,
 }
 
+/// What `POST /api/tokens` goes by (decision 29).
+#[derive(Debug, Clone)]
+pub struct MintConfig {
+    /// Signs the tokens; none if the project has keys of a set alone.
+    pub secret: Option<Secret>,
+    /// Who may ask.
+    pub minter_role: String,
+    /// Longest life of a token.
+    pub longest_s: i64,
+}
+
 /// What the database side needs, enough for `migrate`.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
@@ -99,6 +110,8 @@ pub struct Config {
     pub verifier: Verifier,
     /// A channel whose token has expired is closed this many seconds later (`protocol.md 4.2` has 0).
     pub token_grace_s: i64,
+    /// Tokens bound to topics.
+    pub mint: MintConfig,
     /// None: `/metrics` is open.
     pub metrics_access: Option<MetricsAccess>,
     /// Delay of a refused connect (`protocol.md 1.4`).
@@ -232,6 +245,17 @@ impl Config {
             changes: ChangesConfig::from_options(options)?,
             verifier: verifier(options)?,
             token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
+            mint: MintConfig {
+                secret: [&options.api_jwt_secret, &options.api_jwt_secret_next]
+                    .into_iter()
+                    .find_map(text)
+                    .map(Secret::new),
+                minter_role: text(&options.token_minter_role)
+                    .unwrap_or("service_role")
+                    .trim()
+                    .to_owned(),
+                longest_s: number("WALCAST_TOKEN_MAX_S", &options.token_max_s, 86_400, 1, 31_536_000)?,
+            },
             metrics_access: text(&options.metrics_jwt_secret).map(|secret| MetricsAccess {
                 secret: Secret::new(secret),
                 blocked: text(&options.metrics_token_blocklist)

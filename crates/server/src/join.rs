@@ -22,7 +22,7 @@ use crate::relay::Relay;
 use crate::serve::Server;
 use crate::shutdown::within;
 use crate::subscribe::{Unfulfilled, Wish, subscribe};
-use crate::token::{TokenError, now_s};
+use crate::token::{Grant, NotOpened, TokenError, now_s};
 
 /// What a join needs to know.
 pub struct Attempt {
@@ -131,6 +131,10 @@ impl Attempt {
         let payload = self.payload()?;
         self.check_limits(&payload)?;
         let credentials = self.credentials(&payload)?;
+        let grant = credentials
+            .claims
+            .grant(self.sub_topic())
+            .map_err(|error| not_opened(&error))?;
         let replay = self.replay_range(&payload)?;
         let private = self.private(&payload, &credentials, replay.is_some()).await?;
         let entries = self.entries(&payload);
@@ -152,7 +156,7 @@ impl Attempt {
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let history = replay.is_some().then(Arc::<Replay>::default);
-        let relay = self.relay(&payload, private.as_deref(), history.clone());
+        let relay = self.relay(&payload, private.as_deref(), grant, history.clone());
         if let Some(crossing) = &relay.crossing {
             crossing.ready().await;
         }
@@ -316,7 +320,7 @@ impl Attempt {
         }
         let asked = private::asked(&self.topic, &credentials.claims, &self.headers);
         let with_presence = self.is_with_presence(payload);
-        let read = private::read_rights(&self.server, &asked, with_presence)
+        let read = private::read_rights(&self.server, &credentials.claims, &asked, with_presence)
             .await
             .and_then(|read| read.required(&asked))
             .map_err(|error| self.unauthorized(&error))?;
@@ -344,7 +348,13 @@ impl Attempt {
     }
 
     /// Step 12: a place in the room. What arrives from now on waits behind the gate.
-    fn relay(&self, payload: &JoinPayload, private: Option<&Private>, history: Option<Arc<Replay>>) -> Relay {
+    fn relay(
+        &self,
+        payload: &JoinPayload,
+        private: Option<&Private>,
+        grant: Grant,
+        history: Option<Arc<Replay>>,
+    ) -> Relay {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
@@ -353,9 +363,9 @@ impl Attempt {
         let member = Member {
             version: self.version,
             outlet: Arc::clone(&self.gate) as Arc<dyn Outlet>,
-            reads: private.is_none_or(|private| private.rights.broadcast.read == Some(true)),
+            reads: private.map_or(grant.read, |private| private.rights.broadcast.read == Some(true)),
             // Who is told the state hears from then on.
-            hears_presence: private.is_none() && !self.is_with_presence(payload),
+            hears_presence: private.is_none() && grant.presence.read && !self.is_with_presence(payload),
             replay: history,
         };
         Relay {
@@ -466,6 +476,15 @@ impl Attempt {
     pub(crate) fn sub_topic(&self) -> &str {
         sub_topic(&self.topic)
     }
+}
+
+/// A token that is bound to other topics.
+fn not_opened(error: &NotOpened) -> Refused {
+    Refused::new(
+        ErrorCode::Unauthorized,
+        &error.to_string(),
+        "have a token made for this topic at POST /api/tokens",
+    )
 }
 
 /// Everything after the first `realtime:`.

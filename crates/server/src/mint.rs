@@ -56,12 +56,16 @@ pub fn mint(options: &TokenOptions) -> Result<String, MintError> {
         issued_at_s.saturating_add(options.lifetime).into(),
     );
     claims.extend(options.claims.clone().unwrap_or_default());
+    Ok(sign(&claims, secret)?)
+}
+
+/// Signs claims with HS256.
+///
+/// # Errors
+/// Claims that cannot be written as JSON.
+pub fn sign(claims: &Map<String, Value>, secret: &str) -> Result<String, jsonwebtoken::errors::Error> {
     let key = EncodingKey::from_secret(secret.as_bytes());
-    Ok(jsonwebtoken::encode(
-        &Header::new(Algorithm::HS256),
-        &claims,
-        &key,
-    )?)
+    jsonwebtoken::encode(&Header::new(Algorithm::HS256), claims, &key)
 }
 
 fn lifetime_s(text: &str) -> Result<i64, String> {

@@ -187,6 +187,22 @@ pub struct Options {
         value_name = "SECONDS"
     )]
     pub token_grace_s: Option<String>,
+    /// Role whose tokens may make tokens bound to topics, at POST /api/tokens [default: service_role]
+    #[arg(
+        long,
+        env = "WALCAST_TOKEN_MINTER_ROLE",
+        hide_env_values = true,
+        value_name = "ROLE"
+    )]
+    pub token_minter_role: Option<String>,
+    /// Longest life of such tokens, in seconds [default: 86400]
+    #[arg(
+        long,
+        env = "WALCAST_TOKEN_MAX_S",
+        hide_env_values = true,
+        value_name = "SECONDS"
+    )]
+    pub token_max_s: Option<String>,
 
     /// Delay before a refused connect is answered [default: 2000]
     #[arg(

@@ -1,5 +1,6 @@
 //! The rights of a private channel: what its policies let it hear and say (`protocol.md 4.3` to `4.6`, `5.2`).
 //!
+//! A token that is bound to topics says itself what it lets a channel do, public or private; then no policy is asked.
 //! Reading is checked at the join and again for each new token; writing at the first message that needs it. While a
 //! check is under way whatever arrives for the channel waits, in order.
 
@@ -16,7 +17,7 @@ use crate::route::Done;
 use crate::serve::Server;
 use crate::shutdown::within;
 use crate::socket::Socket;
-use crate::token::Claims;
+use crate::token::{Claims, Grant};
 
 /// What a private channel knows of itself.
 pub struct Private {
@@ -39,9 +40,10 @@ pub(crate) fn asked(topic: &str, claims: &Claims, headers: &Arc<str>) -> Asked {
     }
 }
 
-/// Asks what may be heard; waits for the database to be prepared, and for the answer, no longer than a join may take.
+/// Asks what may be heard: the token if it is bound to topics, else the policies. Waits for the database to be prepared, and for the answer, no longer than a join may take.
 pub(crate) async fn read_rights(
     server: &Server,
+    claims: &Claims,
     asked: &Asked,
     with_presence: bool,
 ) -> Result<ReadRights, RightsError> {
@@ -50,14 +52,22 @@ pub(crate) async fn read_rights(
     } else {
         Extensions::Broadcast
     };
-    check_read(server, asked, extensions).await
+    check_read(server, claims, asked, extensions).await
 }
 
 async fn check_read(
     server: &Server,
+    claims: &Claims,
     asked: &Asked,
     extensions: Extensions,
 ) -> Result<ReadRights, RightsError> {
+    if claims.is_bound() {
+        let grant = claims.grant(&asked.topic).unwrap_or_default();
+        return Ok(ReadRights {
+            broadcast: (extensions != Extensions::Presence).then_some(grant.read),
+            presence: (extensions != Extensions::Broadcast).then_some(grant.presence.read),
+        });
+    }
     let checked = async {
         let authorizer = server.prepared_authorizer().await;
         authorizer.read(asked, extensions).await
@@ -79,8 +89,21 @@ fn heed(server: &Server, error: &RightsError) {
     }
 }
 
-/// Asks what may be said.
-pub(crate) async fn write_rights(server: &Server, asked: &Asked) -> Result<WriteRights, RightsError> {
+/// Asks what may be said: the token if it is bound to topics, else the policies.
+pub(crate) async fn write_rights(
+    server: &Server,
+    claims: &Claims,
+    asked: &Asked,
+) -> Result<WriteRights, RightsError> {
+    if claims.is_bound() {
+        let grant = claims.grant(&asked.topic).unwrap_or_default();
+        let is_all = grant.write && grant.presence.write;
+        return Ok(WriteRights {
+            broadcast: grant.write,
+            presence: grant.presence.write,
+            refusal: (!is_all).then(|| "its token is bound to topics and does not grant it".into()),
+        });
+    }
     let checked = async {
         let authorizer = server.prepared_authorizer().await;
         authorizer.write(asked).await
@@ -98,15 +121,16 @@ pub(crate) async fn write_rights(server: &Server, asked: &Asked) -> Result<Write
 /// Asks what may be said, and before that what may be heard of presence, if that is not known.
 async fn track_rights(
     server: &Server,
+    claims: &Claims,
     asked: &Asked,
     asks_to_read: bool,
 ) -> Result<(Option<ReadRights>, WriteRights), RightsError> {
     let read = if asks_to_read {
-        Some(check_read(server, asked, Extensions::Presence).await?)
+        Some(check_read(server, claims, asked, Extensions::Presence).await?)
     } else {
         None
     };
-    Ok((read, write_rights(server, asked).await?))
+    Ok((read, write_rights(server, claims, asked).await?))
 }
 
 /// Whether a message may go on.
@@ -119,6 +143,12 @@ pub(crate) enum Leave {
     Asked,
 }
 
+impl Leave {
+    fn of_public(is_granted: bool) -> Self {
+        if is_granted { Self::Granted } else { Self::Denied }
+    }
+}
+
 impl Socket {
     /// Whether the channel may broadcast. If that is not known yet it is asked, and the message waits.
     pub(crate) fn may_broadcast(&mut self, topic: &str, message: &Message) -> Leave {
@@ -129,8 +159,9 @@ impl Socket {
         let Some(channel) = self.channel(&topic) else {
             return Leave::Denied;
         };
+        let grant = channel.grant();
         let Some(private) = &mut channel.private else {
-            return Leave::Granted;
+            return Leave::of_public(grant.write);
         };
         match private.rights.broadcast.write {
             Some(true) => Leave::Granted,
@@ -155,8 +186,9 @@ impl Socket {
         let Some(channel) = self.channel(&topic) else {
             return Leave::Denied;
         };
+        let grant = channel.grant();
         let Some(private) = &mut channel.private else {
-            return Leave::Granted;
+            return Leave::of_public(grant.presence.write);
         };
         let reads = private.rights.presence.read;
         match (reads, private.rights.presence.write) {
@@ -169,7 +201,7 @@ impl Socket {
         let server = Arc::clone(&self.server);
         let asked = asked(&topic, &claims, &self.headers);
         self.work.push(Box::pin(async move {
-            let checked = track_rights(&server, &asked, reads.is_none()).await;
+            let checked = track_rights(&server, &claims, &asked, reads.is_none()).await;
             Done::TrackChecked {
                 topic,
                 generation,
@@ -296,7 +328,7 @@ impl Socket {
         let topic = Arc::clone(topic);
         self.work.push(Box::pin(async move {
             let asked = asked(&topic, &claims, &headers);
-            let checked = read_rights(&server, &asked, with_presence).await;
+            let checked = read_rights(&server, &claims, &asked, with_presence).await;
             Done::ReadChecked {
                 topic,
                 generation,
@@ -336,6 +368,28 @@ impl Socket {
 }
 
 impl Channel {
+    /// What the token leaves to the channel. All of a public one's rights; what a private one may do is in
+    /// [`Private::rights`].
+    pub(crate) fn grant(&self) -> Grant {
+        let topic = self.relay.membership.room().topic;
+        self.credentials.claims.grant(topic).unwrap_or_default()
+    }
+
+    /// Gives a public channel the rights of its new token; false if it may hear less than before.
+    pub(crate) fn regrant(&mut self, before: Grant) -> bool {
+        let after = self.grant();
+        let hears_less = (before.read && !after.read)
+            || (self.attendance.is_enabled && before.presence.read && !after.presence.read);
+        if self.private.is_none() && before != after {
+            if hears_less {
+                return false;
+            }
+            self.relay.membership.set_reads(after.read);
+            self.relay.membership.set_hears_presence(after.presence.read);
+        }
+        true
+    }
+
     /// Whether a check is under way.
     pub(crate) fn is_being_checked(&self) -> bool {
         self.private
@@ -376,7 +430,7 @@ fn writing_work(
 ) -> BoxFuture<'static, Done> {
     let asked = asked(&topic, &claims, headers);
     Box::pin(async move {
-        let checked = write_rights(&server, &asked).await;
+        let checked = write_rights(&server, &claims, &asked).await;
         Done::WriteChecked {
             topic,
             generation,

@@ -7,6 +7,7 @@ use rand::Rng;
 use walcast_changes::{Request, Subscription};
 use walcast_protocol::{BindingEntry, Ref, Version};
 
+use crate::join::sub_topic;
 use crate::outbox::Gate;
 use crate::serve::Server;
 use crate::shutdown::within;
@@ -88,6 +89,21 @@ fn identity(claims: &Claims) -> Arc<walcast_changes::Claims> {
     })
 }
 
+/// Whether the token lets the channel listen to changes; row level security decides about each of them.
+fn check_granted(topic: &str, claims: &Claims) -> Result<(), Unfulfilled> {
+    let topic = sub_topic(topic);
+    if claims.grant(topic).unwrap_or_default().changes {
+        return Ok(());
+    }
+    Err(Unfulfilled::ForGood {
+        message: format!("Unable to subscribe to changes: the token does not allow changes on the topic: {topic}"),
+        warnings: vec![
+            "The token is bound to topics: have one made with `\"changes\": true` for this one, or leave out postgres_changes."
+                .to_owned(),
+        ],
+    })
+}
+
 /// Subscribes; the result is active when it is there.
 ///
 /// # Errors
@@ -98,6 +114,7 @@ pub async fn subscribe(
     claims: &Claims,
     limit: Duration,
 ) -> Result<Arc<Subscription>, Unfulfilled> {
+    check_granted(&wish.topic, claims)?;
     let attempt = async {
         let changes = server.prepared_changes().await;
         let request = Request {
@@ -137,9 +154,11 @@ pub async fn subscribe_later(
 /// As [`subscribe`].
 pub async fn reauthorize(
     subscription: &Subscription,
+    topic: &str,
     claims: &Claims,
     limit: Duration,
 ) -> Result<(), Unfulfilled> {
+    check_granted(topic, claims)?;
     match within(limit, Box::pin(subscription.reauthorize(identity(claims)))).await {
         Some(done) => Ok(done?),
         None => Err(Unfulfilled::NotReady),

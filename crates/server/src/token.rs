@@ -6,6 +6,7 @@
 
 mod claims;
 mod error;
+mod grants;
 mod key;
 mod key_set;
 #[cfg(test)]
@@ -16,6 +17,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use claims::{ClaimRules, Claims};
 pub use error::TokenError;
+pub use grants::{CLAIM, Grant, Grants, NotOpened, PresenceGrant, TopicGrant, claim};
 pub use key_set::{KeySet, KeySetError};
 pub use verifier::{Keys, Verifier};
 

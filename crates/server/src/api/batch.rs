@@ -63,6 +63,9 @@ async fn relay(server: &Server, parts: &Parts, upload: &mut Upload) -> Result<St
         MediaType::Absent | MediaType::Bytes | MediaType::Other => return Err(errors(BLANK)),
     };
     let outgoing = messages(json_text(&body)?, server.config.limits.max_payload_bytes)?;
+    for message in &outgoing {
+        sender.check_grant(&message.topic)?;
+    }
     if server.rates.events.would_exceed(0) {
         return Err(Refusal::TooManyEvents);
     }

@@ -1,5 +1,5 @@
 //! Broadcasts over HTTP: `POST /api/broadcast`, `POST /api/broadcast/{topic}/events/{event}` and `GET /api/ping`
-//! (`protocol.md 5.6`, `5.7`, `10`).
+//! (`protocol.md 5.6`, `5.7`, `10`); and tokens bound to topics: `POST /api/tokens` (decision 29).
 //!
 //! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
 //! also answer where a Supabase gateway would have them, and there they answer a browser's preflight as it would.
@@ -9,6 +9,7 @@ mod media_type;
 mod reencode;
 mod refusal;
 mod single;
+mod tokens;
 mod upload;
 
 use std::sync::Arc;
@@ -52,6 +53,7 @@ pub fn routes() -> Router<Arc<Server>> {
         ("/api/ping", get(ping)),
         ("/api/broadcast", post(batch::broadcast)),
         ("/api/broadcast/{topic}/events/{event}", post(single::broadcast)),
+        ("/api/tokens", post(tokens::make)),
     ] {
         let endpoint: MethodRouter<Arc<Server>> = endpoint
             .route_layer(middleware::from_fn(require_json))
@@ -170,6 +172,15 @@ impl<'a> Sender<'a> {
         })
     }
 
+    /// Whether the sender's token, if it is bound to topics, lets it send to this one.
+    fn check_grant(&self, topic: &str) -> Result<(), Refusal> {
+        if self.claims.grant(topic).unwrap_or_default().write {
+            Ok(())
+        } else {
+            Err(Refusal::NotGranted(topic.to_owned()))
+        }
+    }
+
     /// Asks the policies whether the sender may broadcast to a private topic. The answer is not kept
     /// (`database.md 3.1`).
     async fn check_write(&self, topic: &str) -> Result<(), RightsError> {
@@ -180,7 +191,7 @@ impl<'a> Sender<'a> {
             claims: Arc::clone(&self.claims.json),
             headers: Arc::clone(&self.headers),
         };
-        write_rights(self.server, &asked)
+        write_rights(self.server, &self.claims, &asked)
             .await?
             .broadcast_required(&asked)
     }

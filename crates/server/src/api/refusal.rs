@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 use walcast_cluster::PublishError;
 use walcast_messages::{PersistError, RightsError};
+use walcast_protocol::ErrorCode;
 
 use crate::authorize::AuthorizeError;
 use crate::http::plain_error;
@@ -49,9 +50,37 @@ pub(super) enum Refusal {
     /// Members on this node have it, and those on others will not.
     #[error("not everybody was reached: {0}")]
     NotPublished(#[from] PublishError),
+    /// The token is bound to topics, and does not let its bearer send to this one.
+    #[error("the token does not grant `write` on {0}; have one made that does")]
+    NotGranted(String),
+    /// A token of this role makes no tokens.
+    #[error(
+        "tokens are made for {minter} alone, and the token's role is {role}; see WALCAST_TOKEN_MINTER_ROLE"
+    )]
+    NotMinter {
+        /// Of the token.
+        role: String,
+        /// Who may.
+        minter: String,
+    },
+    /// What is wrong with which field of a request for a token. The values may be anything, a token or a secret among
+    /// them, and are not logged.
+    #[error("the token asked for cannot be made; the answer says why of: {}", field_names(.0))]
+    UnfitToken(Value),
+    /// The project has no secret to sign with.
+    #[error("there is no secret to sign tokens with: set API_JWT_SECRET beside API_JWT_JWKS")]
+    NoSecret,
+    /// The library would not sign.
+    #[error("the token could not be signed: {0}")]
+    Unsigned(#[from] jsonwebtoken::errors::Error),
     /// It was to be stored, and could not be.
     #[error("{0}")]
     NotStored(#[from] PersistError),
+}
+
+fn field_names(errors: &Value) -> String {
+    let fields = errors.as_object().into_iter().flat_map(|errors| errors.keys());
+    fields.map(String::as_str).collect::<Vec<_>>().join(", ")
 }
 
 impl Refusal {
@@ -67,6 +96,9 @@ impl Refusal {
             Self::TooSlow(_) => "BodyTooSlow",
             Self::Invalid(_) => "InvalidBroadcast",
             Self::Rights(error) => error.code().as_str(),
+            Self::NotGranted(_) | Self::NotMinter { .. } => ErrorCode::Unauthorized.as_str(),
+            Self::UnfitToken(_) => "InvalidTokenRequest",
+            Self::NoSecret | Self::Unsigned(_) => "UnableToSignToken",
             Self::NotStored(_) => "UnableToPersistBroadcast",
             Self::NotPublished(_) => "ErrorOnRpcCall",
         }
@@ -94,9 +126,22 @@ impl Refusal {
             Self::Malformed(_) => return plain_error(StatusCode::BAD_REQUEST, request),
             Self::TooLarge(_) => return plain_error(StatusCode::PAYLOAD_TOO_LARGE, request),
             Self::TooSlow(_) => return plain_error(StatusCode::REQUEST_TIMEOUT, request),
-            Self::Invalid(errors) => {
+            Self::Invalid(errors) | Self::UnfitToken(errors) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, Json(json!({"errors": errors}))).into_response()
             }
+            Self::NotGranted(topic) => told(
+                StatusCode::FORBIDDEN,
+                &format!("This token does not allow sending to the topic: {topic}"),
+            ),
+            Self::NotMinter { minter, .. } => told(
+                StatusCode::FORBIDDEN,
+                &format!("Tokens are made for the role {minter} alone; ask with its key, from a server"),
+            ),
+            Self::NoSecret => told(
+                StatusCode::NOT_IMPLEMENTED,
+                "This project has no secret to sign tokens with; set API_JWT_SECRET beside API_JWT_JWKS",
+            ),
+            Self::Unsigned(_) => told(StatusCode::INTERNAL_SERVER_ERROR, "The token could not be signed"),
             Self::NotStored(error @ PersistError::Refused(_)) => {
                 told(StatusCode::UNPROCESSABLE_ENTITY, error.told())
             }

@@ -129,6 +129,7 @@ async fn relay(
             json!({"persist": ["is for private channels only"]}),
         ));
     }
+    sender.check_grant(topic)?;
     if room.is_private {
         sender.check_write(topic).await?;
     }

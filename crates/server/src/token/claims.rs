@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value};
 
 use super::error::TokenError;
+use super::grants::{CLAIM, Grant, Grants, NotOpened};
 
 /// What a verified token says.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -15,6 +16,8 @@ pub struct Claims {
     pub expires_at_s: i64,
     /// The claims exactly as signed, a JSON object.
     pub json: Arc<str>,
+    /// What it may do where, if it is bound to topics.
+    pub grants: Option<Arc<Grants>>,
 }
 
 /// Claims a token must match if it has them (`JWT_CLAIM_VALIDATORS`).
@@ -22,6 +25,23 @@ pub struct Claims {
 pub struct ClaimRules(pub Map<String, Value>);
 
 impl Claims {
+    /// Whether the token says itself what its bearer may do, and no policy is asked.
+    pub fn is_bound(&self) -> bool {
+        self.grants.is_some()
+    }
+
+    /// What the token lets its bearer do with a topic (without `realtime:`): all, for it to say, unless it is bound to
+    /// topics.
+    ///
+    /// # Errors
+    /// It is bound to topics, and this is none of them.
+    pub fn grant(&self, topic: &str) -> Result<Grant, NotOpened> {
+        match &self.grants {
+            None => Ok(Grant::ALL),
+            Some(grants) => grants.of(topic).ok_or_else(|| NotOpened { topic: topic.into() }),
+        }
+    }
+
     /// Judges claims that are signed.
     ///
     /// # Errors
@@ -43,6 +63,15 @@ impl Claims {
         let (Some(role), Some(expiry)) = (claims.get("role"), claims.get("exp")) else {
             return Err(TokenError::MissingClaims);
         };
+        let grants = claims
+            .get(CLAIM)
+            .map(|claim| Grants::read(claim).map(Arc::new))
+            .transpose()
+            .map_err(|error| {
+                let form =
+                    r#"an object {"topics":[{"topic":…,"read":true,…},…]}, as POST /api/tokens writes it"#;
+                TokenError::claim(CLAIM, format!("{form} ({error})"))
+            })?;
         let role = match role {
             Value::Null => None,
             Value::String(role) => Some(Arc::from(role.as_str())),
@@ -52,6 +81,7 @@ impl Claims {
             role,
             expires_at_s: rounded(expiry),
             json: json.into(),
+            grants,
         })
     }
 }

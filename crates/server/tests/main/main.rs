@@ -36,3 +36,4 @@ mod server;
 mod signing;
 mod silence;
 mod tokens;
+mod topic_tokens;

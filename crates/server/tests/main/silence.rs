@@ -10,7 +10,9 @@ use tokio_tungstenite::tungstenite::Message;
 use walcast_testkit::Postgres;
 
 use crate::binary::walcast;
-use crate::server::{Client, PATIENCE, SECRET, anon, forged, now_s, request, sign, sign_raw, user};
+use crate::server::{
+    Client, PATIENCE, Response, SECRET, anon, forged, now_s, request, request_with_body, sign, sign_raw, user,
+};
 use crate::signing::Pair;
 
 const TABLE: &str = "create table public.todos (id int primary key, owner text);
@@ -47,6 +49,17 @@ fn tokens(pair: &Pair) -> Vec<String> {
     ]
 }
 
+fn service() -> String {
+    sign(&json!({"role": "service_role", "exp": now_s() + 60}))
+}
+
+async fn make(address: SocketAddr, key: &str, body: &Value) -> Response {
+    let bearer = format!("Bearer {key}");
+    let body = body.to_string();
+    let headers = [("authorization", &*bearer)];
+    request_with_body(address, "POST", "/api/tokens", &headers, Some(body.as_bytes())).await
+}
+
 /// Brings a token to every place where one may be.
 async fn spread(address: SocketAddr, token: &str) {
     let bearer = format!("Bearer {token}");
@@ -61,6 +74,17 @@ async fn spread(address: SocketAddr, token: &str) {
         ("/metrics".to_owned(), vec![("authorization", &*bearer)]),
     ] {
         request(address, "GET", &target, &headers).await;
+    }
+
+    for (key, body) in [
+        (token, json!({"topics": [{"topic": "a", "read": true}]})),
+        (
+            &*service(),
+            json!({"topics": [{"topic": token}], "claims": {"t": token}}),
+        ),
+        (&*service(), json!({"topics": token, "role": token, token: 1})),
+    ] {
+        make(address, key, &body).await;
     }
 
     let mut socket = Client::connect(address, "2.0.0", &anon()).await;
@@ -156,7 +180,11 @@ async fn no_token_and_no_secret_is_logged_at_any_level() {
         said
     });
 
-    let tokens = tokens(&pair);
+    let mut tokens = tokens(&pair);
+    let wanted = json!({"topics": [{"topic": "a", "read": true, "write": true}]});
+    let answer: Value = serde_json::from_str(&make(address, &service(), &wanted).await.body).unwrap();
+    tokens.push(answer["token"].as_str().unwrap().to_owned());
+    tokens.push(service());
     for token in &tokens {
         tokio::time::timeout(PATIENCE, spread(address, token))
             .await

@@ -1,0 +1,226 @@
+//! Tokens that are bound to topics: `POST /api/tokens` (decision 29).
+//!
+//! A page without a user account gets such a token from the application's server, which asks for it with its service key.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+
+use super::refusal::Refusal;
+use super::upload::Upload;
+use super::{BLANK, finish, is_blank, json_text, rated};
+use crate::authorize::authorize;
+use crate::config::MintConfig;
+use crate::mint::sign;
+use crate::serve::Server;
+use crate::token::{CLAIM, Grant, TopicGrant, claim, now_s};
+
+/// Larger requests are refused: what they ask for would fit no header.
+const MAX_REQUEST_BYTES: usize = 65_536;
+
+/// Topics of one token, at most.
+const MAX_TOPICS: usize = 100;
+
+/// With its prefix, what a binary frame has room for (`protocol.md 2.3`).
+const MAX_TOPIC_BYTES: usize = 255 - "realtime:".len();
+
+/// Longest name of a role that Postgres has.
+const MAX_ROLE_BYTES: usize = 63;
+
+/// Claims that are the server's to write.
+const OWN_CLAIMS: [&str; 4] = ["role", "exp", "iat", CLAIM];
+
+/// A role that is never given away, whoever may ask.
+const SERVICE_ROLE: &str = "service_role";
+
+/// The handler.
+pub(super) async fn make(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let mut upload = Upload::new(&parts.headers, body);
+    let handling = Box::pin(answer(&server, &parts.headers, &mut upload));
+    let response = rated(&server, &parts.headers, handling).await;
+    finish(upload, response).await
+}
+
+async fn answer(
+    server: &Server,
+    headers: &HeaderMap,
+    upload: &mut Upload,
+) -> Result<impl IntoResponse, Refusal> {
+    let config = &server.config.mint;
+    let asking = authorize(&server.config.verifier, headers)?;
+    // Whoever is bound to topics passes nothing on.
+    if asking.is_bound() || asking.role.as_deref() != Some(&config.minter_role) {
+        return Err(Refusal::NotMinter {
+            role: asking.role.as_deref().unwrap_or_default().to_owned(),
+            minter: config.minter_role.clone(),
+        });
+    }
+    let secret = config.secret.as_ref().ok_or(Refusal::NoSecret)?;
+    let body = upload.read().await?;
+    if body.len() > MAX_REQUEST_BYTES {
+        return Err(Refusal::TooLarge(MAX_REQUEST_BYTES));
+    }
+    let text = json_text(&body)?;
+    // serde would take a list for the fields in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err(Refusal::UnfitToken(json!({"body": ["must be an object"]})));
+    }
+    let wanted: Wanted = serde_json::from_str(text)
+        .map_err(|error| Refusal::UnfitToken(json!({"body": [error.to_string()]})))?;
+    wanted.judge(config)?;
+
+    let issued_at_s = now_s();
+    let lifetime_s = wanted.lifetime_s(config.longest_s);
+    let expires_at_s = issued_at_s.saturating_add(lifetime_s);
+    let token = sign(&wanted.claims(issued_at_s, expires_at_s)?, secret.expose())?;
+    // Browsers send it in the query, servers in a header.
+    let longest = server.config.max_header_length.saturating_sub("Bearer ".len());
+    if token.len() > longest {
+        let bytes = token.len();
+        return Err(Refusal::UnfitToken(json!({"topics": [format!(
+            "the token would have {bytes} bytes, and a header has room for {longest}; name fewer topics or claims, or raise MAX_HEADER_LENGTH"
+        )]})));
+    }
+    if let Err(error) = server.config.verifier.verify(&token) {
+        let remedy = error.remedy();
+        return Err(Refusal::UnfitToken(
+            json!({"claims": [format!("the server would refuse the token: {error}; {remedy}")]}),
+        ));
+    }
+    tracing::info!(
+        role = wanted.role,
+        topics = wanted.topics.len(),
+        lifetime_s,
+        "a token bound to topics was made"
+    );
+    let kind = [
+        (header::CONTENT_TYPE, super::JSON),
+        (header::PRAGMA, HeaderValue::from_static("no-cache")),
+    ];
+    Ok((kind, Json(json!({"token": token, "expires_at": expires_at_s}))))
+}
+
+/// The body of a request. What is not known is refused: it may be meant to limit the token.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wanted {
+    #[serde(default)]
+    topics: Vec<TopicGrant>,
+    /// Seconds; an hour, or the longest there may be, if it is not said.
+    expires_in: Option<i64>,
+    #[serde(default = "anon")]
+    role: String,
+    #[serde(default)]
+    claims: Map<String, Value>,
+}
+
+fn anon() -> String {
+    "anon".to_owned()
+}
+
+impl Wanted {
+    /// Whether such a token may be made: the first thing that is wrong with each field.
+    fn judge(&self, config: &MintConfig) -> Result<(), Refusal> {
+        let errors: BTreeMap<&str, [String; 1]> = [
+            ("topics", self.judge_topics()),
+            ("expires_in", self.judge_lifetime(config.longest_s)),
+            ("role", self.judge_role(&config.minter_role)),
+            ("claims", self.judge_claims()),
+        ]
+        .into_iter()
+        .filter_map(|(field, judged)| Some((field, [judged.err()?])))
+        .collect();
+        if errors.is_empty() {
+            Ok(())
+        } else {
+            Err(Refusal::UnfitToken(json!(errors)))
+        }
+    }
+
+    fn judge_topics(&self) -> Result<(), String> {
+        if self.topics.is_empty() {
+            return Err(BLANK.to_owned());
+        }
+        if self.topics.len() > MAX_TOPICS {
+            return Err(format!("a token names at most {MAX_TOPICS} topics"));
+        }
+        let mut named = BTreeSet::new();
+        for granted in &self.topics {
+            let topic = granted.topic.as_str();
+            if is_blank(topic) {
+                return Err(format!("topic {BLANK}"));
+            }
+            if topic.len() > MAX_TOPIC_BYTES {
+                return Err(format!("a topic has at most {MAX_TOPIC_BYTES} bytes"));
+            }
+            if topic.starts_with("realtime:") {
+                return Err(format!(
+                    "{topic}: leave out `realtime:`, as supabase.channel(…) does"
+                ));
+            }
+            if !named.insert(topic) {
+                return Err(format!("{topic} is named twice"));
+            }
+            if Grant::from(granted) == Grant::default() {
+                return Err(format!(
+                    "{topic} has no right: give it `read`, `write`, `presence` or `changes`"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn lifetime_s(&self, longest_s: i64) -> i64 {
+        const AN_HOUR_S: i64 = 3_600;
+        self.expires_in.unwrap_or(AN_HOUR_S.min(longest_s))
+    }
+
+    fn judge_lifetime(&self, longest_s: i64) -> Result<(), String> {
+        if (1..=longest_s).contains(&self.lifetime_s(longest_s)) {
+            return Ok(());
+        }
+        Err(format!(
+            "must be seconds from 1 to {longest_s} (WALCAST_TOKEN_MAX_S)"
+        ))
+    }
+
+    fn judge_role(&self, minter: &str) -> Result<(), String> {
+        if is_blank(&self.role) {
+            return Err(BLANK.to_owned());
+        }
+        if self.role.len() > MAX_ROLE_BYTES {
+            return Err(format!("a role's name has at most {MAX_ROLE_BYTES} bytes"));
+        }
+        if self.role == minter || self.role == SERVICE_ROLE {
+            return Err(format!(
+                "must not be {}: a token for pages has the role of their visitors, anon or authenticated",
+                self.role
+            ));
+        }
+        Ok(())
+    }
+
+    fn judge_claims(&self) -> Result<(), String> {
+        match OWN_CLAIMS.iter().find(|own| self.claims.contains_key(**own)) {
+            Some(own) => Err(format!("must not name {own}, which the server writes itself")),
+            None => Ok(()),
+        }
+    }
+
+    fn claims(&self, issued_at_s: i64, expires_at_s: i64) -> Result<Map<String, Value>, Refusal> {
+        let bound = claim(&self.topics).map_err(jsonwebtoken::errors::Error::from)?;
+        let mut claims = self.claims.clone();
+        claims.insert("role".to_owned(), self.role.clone().into());
+        claims.insert("iat".to_owned(), issued_at_s.into());
+        claims.insert("exp".to_owned(), expires_at_s.into());
+        claims.insert(CLAIM.to_owned(), bound);
+        Ok(claims)
+    }
+}
