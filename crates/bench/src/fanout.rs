@@ -90,15 +90,23 @@ pub(crate) async fn run(server: &Server, options: &Options) -> anyhow::Result<Re
         "receivers, rate, messages in flight and rounds are at least 1"
     );
     let key = token::mint(&server.secret, "anon", None)?;
-    let endpoint = server.endpoint(&key)?;
-    let mut sides = vec![Side::open(&endpoint, server.server_pid, false, options).await?];
+    let endpoints = server.endpoints(&key)?;
+    let mut sides = vec![Side::open(&endpoints, server.server_pid, false, options).await?];
     let bare = if options.without_bare {
         None
     } else {
         Some(Bare::start().await?)
     };
     if let Some(bare) = &bare {
-        sides.push(Side::open(&bare.endpoint, Some(bare.pid), true, options).await?);
+        sides.push(
+            Side::open(
+                std::slice::from_ref(&bare.endpoint),
+                Some(bare.pid),
+                true,
+                options,
+            )
+            .await?,
+        );
     }
     for _ in 0..options.rounds {
         for side in &mut sides {
@@ -158,7 +166,13 @@ pub(crate) async fn baseline(
         without_bare: false,
     };
     let bare = Bare::start().await?;
-    let mut side = Side::open(&bare.endpoint, Some(bare.pid), true, &options).await?;
+    let mut side = Side::open(
+        std::slice::from_ref(&bare.endpoint),
+        Some(bare.pid),
+        true,
+        &options,
+    )
+    .await?;
     side.saturate(&options).await?;
     side.pace(&options).await?;
     Ok(Baseline {
@@ -175,23 +189,25 @@ struct Essence {
 
 impl Side {
     async fn open(
-        endpoint: &Url,
+        endpoints: &[Url],
         pid: Option<u32>,
         is_bare: bool,
         options: &Options,
     ) -> anyhow::Result<Self> {
         let config = json!({ "broadcast": { "self": false }, "presence": { "enabled": false } });
-        let enter = || async {
+        let config = &config;
+        let enter = |endpoint| async move {
             let mut entrant = Entrant::connect(endpoint).await?;
             if is_bare {
                 entrant.be_seated().await?;
             } else {
-                entrant.join(TOPIC, JOIN_REF, &config).await?;
+                entrant.join(TOPIC, JOIN_REF, config).await?;
             }
             anyhow::Ok(entrant)
         };
-        let entrants = stream::iter(0..=options.receivers)
-            .map(|_| enter())
+        // The first is the sender.
+        let entrants = stream::iter((0..=options.receivers).zip(endpoints.iter().cycle()))
+            .map(|(_, endpoint)| enter(endpoint))
             .buffered(PARALLEL)
             .try_collect()
             .await?;

@@ -54,6 +54,9 @@ pub(crate) struct Server {
     /// The endpoint as supabase-js is given it.
     #[arg(long, global = true, default_value = "ws://127.0.0.1:4000/socket")]
     url: String,
+    /// The endpoints of several nodes, separated by commas, over which `fanout` and `presence` spread their sockets.
+    #[arg(long, global = true, value_delimiter = ',')]
+    urls: Vec<String>,
     /// The project's JWT secret, to mint keys with.
     #[arg(
         long,
@@ -63,7 +66,7 @@ pub(crate) struct Server {
         default_value = ""
     )]
     secret: String,
-    /// Process id of the server, on this machine, for memory and CPU.
+    /// Process id of the server, or of one of several nodes, on this machine, for memory and CPU.
     #[arg(long, global = true)]
     server_pid: Option<u32>,
 }
@@ -71,10 +74,19 @@ pub(crate) struct Server {
 impl Server {
     /// The URL of the upgrade on serializer 2.0.0, with this key.
     pub(crate) fn endpoint(&self, key: &str) -> anyhow::Result<Url> {
-        let mut endpoint: Url = self
-            .url
-            .parse()
-            .with_context(|| format!("{} is no URL", self.url))?;
+        Self::endpoint_at(&self.url, key)
+    }
+
+    /// As [`Self::endpoint`], of all nodes.
+    pub(crate) fn endpoints(&self, key: &str) -> anyhow::Result<Vec<Url>> {
+        if self.urls.is_empty() {
+            return Ok(vec![self.endpoint(key)?]);
+        }
+        self.urls.iter().map(|url| Self::endpoint_at(url, key)).collect()
+    }
+
+    fn endpoint_at(url: &str, key: &str) -> anyhow::Result<Url> {
+        let mut endpoint: Url = url.parse().with_context(|| format!("{url} is no URL"))?;
         let path = format!("{}/websocket", endpoint.path().trim_end_matches('/'));
         endpoint.set_path(&path);
         endpoint

@@ -152,9 +152,9 @@ impl Count for Knowing {
 pub(crate) async fn run(server: &Server, options: &Options) -> anyhow::Result<Report> {
     ensure!(options.members > 1, "there are at least two members");
     let key = token::mint(&server.secret, "anon", None)?;
-    let endpoint = server.endpoint(&key)?;
-    let entrants: Vec<Entrant> = stream::iter(0..options.members)
-        .map(|_| Entrant::connect(&endpoint))
+    let endpoints = server.endpoints(&key)?;
+    let entrants: Vec<Entrant> = stream::iter((0..options.members).zip(endpoints.iter().cycle()))
+        .map(|(_, endpoint)| Entrant::connect(endpoint))
         .buffered(PARALLEL)
         .try_collect()
         .await?;

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How often a node tells the others its counts.
-const COUNT_INTERVAL: Duration = Duration::from_secs(1);
+const COUNT_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The nodes of one process. For tests of several nodes without Redis.
 #[derive(Clone, Default)]

@@ -31,6 +31,19 @@ struct Known {
     others: HashMap<NodeId, (Instant, HashMap<Arc<str>, u64>)>,
 }
 
+impl Known {
+    fn elsewhere(&self, name: &str, expiry: Duration) -> u64 {
+        let now = Instant::now();
+        let living = self
+            .others
+            .values()
+            .filter(|(told, _)| now.duration_since(*told) < expiry);
+        living
+            .filter_map(|(_, counts)| counts.get(name))
+            .fold(0, |sum, count| sum.saturating_add(*count))
+    }
+}
+
 struct Inner {
     known: Mutex<Known>,
     /// What a node told longer ago does not count any more.
@@ -76,11 +89,11 @@ impl Drop for Counts {
 }
 
 impl Counts {
-    /// Tells the others every `interval`; forgets who has not told anything for three and a half of them.
+    /// Tells the others every `interval`; forgets who has not told anything for seven of them.
     pub(crate) fn start(bus: Arc<dyn Bus>, interval: Duration) -> Self {
         let inner = Arc::new(Inner {
             known: Mutex::default(),
-            expiry: interval * 7 / 2,
+            expiry: interval * 7,
         });
         let hears = Arc::downgrade(&inner);
         let listener = move |received: Received<'_>| {
@@ -113,18 +126,14 @@ impl Counts {
     #[must_use]
     pub fn total(&self, name: &str) -> u64 {
         let known = self.inner.known();
-        let now = Instant::now();
-        let others = known
-            .others
-            .values()
-            .filter(|(told, _)| now.duration_since(*told) < self.inner.expiry)
-            .filter_map(|(_, counts)| counts.get(name));
-        known
-            .own
-            .get(name)
-            .into_iter()
-            .chain(others)
-            .fold(0, |sum: u64, count| sum.saturating_add(*count))
+        let own = known.own.get(name).copied().unwrap_or_default();
+        own.saturating_add(known.elsewhere(name, self.inner.expiry))
+    }
+
+    /// The sum over all other nodes that live, as of their last word.
+    #[must_use]
+    pub fn elsewhere(&self, name: &str) -> u64 {
+        self.inner.known().elsewhere(name, self.inner.expiry)
     }
 }
 

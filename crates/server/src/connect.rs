@@ -179,12 +179,7 @@ fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), R
         None => parameter("apikey").ok_or(Refusal::NoKey)?,
     };
     let claims = server.config.verifier.verify(&key).map_err(Refusal::Token)?;
-    if server
-        .config
-        .limits
-        .concurrent_users
-        .is_some_and(|limit| server.sockets.users() >= limit)
-    {
+    if server.sockets.is_full(server.config.limits.concurrent_users) {
         return Err(Refusal::TooManyUsers);
     }
     if server.rates.joins.is_exceeded() {

@@ -220,12 +220,7 @@ impl Attempt {
                 "join with private: true, or unset WALCAST_PRIVATE_ONLY",
             ));
         }
-        if !self.is_user
-            && config
-                .limits
-                .concurrent_users
-                .is_some_and(|limit| sockets.users() >= limit)
-        {
+        if !self.is_user && sockets.is_full(config.limits.concurrent_users) {
             return Err(Refused::new(
                 ErrorCode::ConnectionRateLimitReached,
                 "Too many connected users",

@@ -6,6 +6,7 @@ use clap::Args;
 use metrics::counter;
 use walcast_broadcast::Rooms;
 use walcast_changes::Meter;
+use walcast_cluster::Counts;
 
 use crate::rate::{Rate, Turn};
 use crate::setting::{ConfigError, boolean, duration, limit, number};
@@ -209,57 +210,85 @@ impl Rates {
 
     /// Ends a bucket of each, and says which limits bite now and which no longer do.
     pub fn tick(&self, rooms: &Rooms) {
-        let all = [
-            (
-                &self.events,
-                "TENANT_MAX_EVENTS_PER_SECOND",
-                "MessagePerSecondRateLimitReached",
-            ),
-            (
+        for counted in self.all() {
+            counted.report(counted.rate.tick());
+        }
+        rooms.set_over_limit(self.events.is_exceeded());
+    }
+
+    /// Tells the other nodes what is counted here, and judges again with what they have told.
+    pub fn share(&self, counts: &Counts, rooms: &Rooms) {
+        for counted in self.all() {
+            counts.set(counted.name, counted.rate.own_thousandths());
+            counted.report(counted.rate.judge_with(counts.elsewhere(counted.name)));
+        }
+        rooms.set_over_limit(self.events.is_exceeded());
+    }
+
+    fn all(&self) -> [Counted<'_>; 5] {
+        let counted = |rate, name, variable, code| Counted {
+            rate,
+            name,
+            variable,
+            code,
+        };
+        const EVENTS: &str = "TENANT_MAX_EVENTS_PER_SECOND";
+        const MESSAGES: &str = "MessagePerSecondRateLimitReached";
+        [
+            counted(&self.events, "events", EVENTS, MESSAGES),
+            counted(
                 &self.joins,
+                "joins",
                 "TENANT_MAX_JOINS_PER_SECOND",
                 "ClientJoinRateLimitReached",
             ),
-            (
-                &self.requests,
-                "TENANT_MAX_EVENTS_PER_SECOND",
-                "RequestRateLimitReached",
-            ),
-            (
-                &self.changes,
-                "TENANT_MAX_EVENTS_PER_SECOND",
-                "MessagePerSecondRateLimitReached",
-            ),
-            (
+            counted(&self.requests, "requests", EVENTS, "RequestRateLimitReached"),
+            counted(&self.changes, "changes", EVENTS, MESSAGES),
+            counted(
                 &self.presence,
+                "presence",
                 "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
                 "PresenceRateLimitReached",
             ),
-        ];
-        for (rate, variable, code) in all {
-            match rate.tick() {
-                Turn::None => {}
-                Turn::Exceeded => {
-                    counter!("walcast_limits_exceeded_total", "code" => code).increment(1);
-                    tracing::warn!(
-                        code,
-                        average = rate.average(),
-                        limit = rate.limit(),
-                        variable,
-                        "limit exceeded"
-                    );
-                }
-                Turn::Recovered => {
-                    tracing::info!(
-                        code,
-                        average = rate.average(),
-                        limit = rate.limit(),
-                        variable,
-                        "limit kept again"
-                    );
-                }
+        ]
+    }
+}
+
+/// A rate and what is said of it.
+struct Counted<'a> {
+    rate: &'a Rate,
+    /// Between nodes.
+    name: &'static str,
+    variable: &'static str,
+    code: &'static str,
+}
+
+impl Counted<'_> {
+    fn report(&self, turn: Turn) {
+        let Self {
+            rate, variable, code, ..
+        } = *self;
+        match turn {
+            Turn::None => {}
+            Turn::Exceeded => {
+                counter!("walcast_limits_exceeded_total", "code" => code).increment(1);
+                tracing::warn!(
+                    code,
+                    average = rate.average(),
+                    limit = rate.limit(),
+                    variable,
+                    "limit exceeded"
+                );
+            }
+            Turn::Recovered => {
+                tracing::info!(
+                    code,
+                    average = rate.average(),
+                    limit = rate.limit(),
+                    variable,
+                    "limit kept again"
+                );
             }
         }
-        rooms.set_over_limit(self.events.is_exceeded());
     }
 }

@@ -22,8 +22,10 @@ pub struct Rate {
     current: AtomicU64,
     past: Mutex<Past>,
     exceeded: AtomicBool,
-    /// In thousandths.
-    average: AtomicU64,
+    /// Average of this node, in thousandths.
+    own: AtomicU64,
+    /// The sum of the averages of other nodes, in thousandths.
+    elsewhere: AtomicU64,
 }
 
 #[derive(Default)]
@@ -58,32 +60,45 @@ impl Rate {
         self.current.fetch_add(events as u64, Ordering::Relaxed);
     }
 
-    /// Whether the limit was reached at the last tick.
+    /// Whether the limit was reached when it was judged last.
     #[must_use]
     pub fn is_exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
     }
 
-    /// Events a second, on average, at the last tick.
+    /// Events a second on all nodes, on average, at the last tick.
     #[must_use]
     pub fn average(&self) -> f64 {
         // Far below 2^53.
         #[allow(clippy::cast_precision_loss)]
-        let thousandths = self.average.load(Ordering::Relaxed) as f64;
+        let thousandths = self.thousandths() as f64;
         thousandths / 1000.0
     }
 
     /// As [`Self::average`], without the fraction.
     #[must_use]
     pub fn average_floor(&self) -> u64 {
-        self.average.load(Ordering::Relaxed) / 1000
+        self.thousandths() / 1000
     }
 
     /// Whether a limit stands, and this many events more would pass it.
     #[must_use]
     pub fn would_exceed(&self, more: usize) -> bool {
         let Some(limit) = self.limit else { return false };
-        self.average.load(Ordering::Relaxed) + (more as u64).saturating_mul(1000) > limit.saturating_mul(1000)
+        self.thousandths()
+            .saturating_add((more as u64).saturating_mul(1000))
+            > limit.saturating_mul(1000)
+    }
+
+    /// The average of this node at the last tick, in thousandths of an event a second.
+    #[must_use]
+    pub fn own_thousandths(&self) -> u64 {
+        self.own.load(Ordering::Relaxed)
+    }
+
+    fn thousandths(&self) -> u64 {
+        let elsewhere = self.elsewhere.load(Ordering::Relaxed);
+        self.own_thousandths().saturating_add(elsewhere)
     }
 
     /// The limit.
@@ -107,10 +122,21 @@ impl Rate {
         }
         let seconds = (past.buckets.len() as u64 * BUCKET.as_secs()).max(1);
         let thousandths = past.buckets.iter().sum::<u64>().saturating_mul(1000) / seconds;
-        self.average.store(thousandths, Ordering::Relaxed);
+        self.own.store(thousandths, Ordering::Relaxed);
+        drop(past);
+        self.judge()
+    }
+
+    /// Judges again with what other nodes count, in thousandths of an event a second.
+    pub fn judge_with(&self, elsewhere_thousandths: u64) -> Turn {
+        self.elsewhere.store(elsewhere_thousandths, Ordering::Relaxed);
+        self.judge()
+    }
+
+    fn judge(&self) -> Turn {
         let exceeded = self
             .limit
-            .is_some_and(|limit| thousandths >= limit.saturating_mul(1000));
+            .is_some_and(|limit| self.thousandths() >= limit.saturating_mul(1000));
         match (self.exceeded.swap(exceeded, Ordering::Relaxed), exceeded) {
             (false, true) => Turn::Exceeded,
             (true, false) => Turn::Recovered,
@@ -147,6 +173,18 @@ mod tests {
             rate.count(events);
             assert_eq!(rate.tick(), expected);
         }
+    }
+
+    #[test]
+    fn what_other_nodes_count_is_judged_with_it() {
+        let rate = Rate::new(Some(10));
+        rate.count(40);
+        assert_eq!(rate.tick(), Turn::None);
+        assert_eq!(rate.judge_with(1_999), Turn::None);
+        assert_eq!(rate.judge_with(2_000), Turn::Exceeded);
+        assert_eq!((rate.average_floor(), rate.own_thousandths()), (10, 8_000));
+        assert!(rate.would_exceed(1) && !rate.would_exceed(0));
+        assert_eq!(rate.judge_with(0), Turn::Recovered);
     }
 
     #[test]

@@ -50,6 +50,13 @@ const FIRST_UPKEEP: Duration = Duration::from_secs(5);
 /// Pause between two times the metrics recorder tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
 
+/// Pause between two looks at what other nodes count. With what it takes them to tell, limits hold for all nodes
+/// together within a second.
+const SHARING: Duration = Duration::from_millis(250);
+
+/// Name between nodes of the count of sockets with a joined channel.
+const USERS: &str = "users";
+
 /// Why the server could not start.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -122,6 +129,14 @@ impl Server {
             Some(crossings) => Ok(crossings.publish(room, message)?),
             None => Ok(()),
         }
+    }
+
+    /// Lets limits count all nodes (`protocol.md 9`).
+    fn share_counts(&self) {
+        let counts = self.cluster.counts();
+        counts.set(USERS, self.sockets.users() as u64);
+        self.sockets.set_users_elsewhere(counts.elsewhere(USERS));
+        self.rates.share(counts, &self.rooms);
     }
 
     /// The change stream, once the database is prepared.
@@ -304,6 +319,8 @@ pub async fn run_with(
     // Histograms keep every sample until somebody scrapes, or this folds them.
     let mut upkeep = tokio::time::interval(UPKEEP);
     let mut bucket = tokio::time::interval_at(tokio::time::Instant::now() + rate::BUCKET, rate::BUCKET);
+    let is_sharing = server.config.cluster.redis.is_some();
+    let mut sharing = tokio::time::interval(SHARING);
     loop {
         tokio::select! {
             () = accept.as_mut() => break,
@@ -311,6 +328,7 @@ pub async fn run_with(
             () = following.as_mut() => {}
             _ = upkeep.tick() => recorder.run_upkeep(),
             _ = bucket.tick() => server.rates.tick(&server.rooms),
+            _ = sharing.tick(), if is_sharing => server.share_counts(),
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Sockets {
     last_number: AtomicU64,
     /// Sockets that have joined a channel successfully, until they end (`protocol.md 9`).
     users: AtomicUsize,
+    /// As many as other nodes have of them, as far as is known.
+    users_elsewhere: AtomicU64,
     draining: AtomicBool,
     tasks: TaskTracker,
 }
@@ -56,6 +58,18 @@ impl Sockets {
     /// Sockets with at least one successful join so far.
     pub fn users(&self) -> usize {
         self.users.load(Ordering::Relaxed)
+    }
+
+    /// Takes note of how many other nodes have.
+    pub fn set_users_elsewhere(&self, users: u64) {
+        self.users_elsewhere.store(users, Ordering::Relaxed);
+    }
+
+    /// Whether there are as many of them on all nodes as there may be.
+    pub fn is_full(&self, limit: Option<usize>) -> bool {
+        let elsewhere = self.users_elsewhere.load(Ordering::Relaxed);
+        let users = (self.users() as u64).saturating_add(elsewhere);
+        limit.is_some_and(|limit| users >= limit as u64)
     }
 
     /// Whether the server is shutting down.

@@ -38,6 +38,8 @@ async fn every_node_knows_the_sum_of_all(fleet: Fleet) {
         is_total(node, "users", 3).await;
         is_total(node, "events", u64::MAX).await;
     }
+    assert_eq!(b.counts().elsewhere("users"), 3);
+    assert_eq!(a.counts().elsewhere("users"), 0);
 }
 
 async fn a_node_that_is_gone_does_not_count(fleet: Fleet) {

@@ -454,3 +454,62 @@ async fn section_5_8_a_broadcast_from_the_database_reaches_every_member_on_any_n
         socket.expect(said(TOPIC, "last")).await;
     }
 }
+
+#[tokio::test]
+async fn section_9_clients_of_all_nodes_count_together() {
+    let Some(nodes) = Nodes::start(2, &[("TENANT_MAX_CONCURRENT_USERS", "2")]).await else {
+        return;
+    };
+    let mut waiting = nodes.nodes[1].socket().await;
+    let users = [
+        nodes.member(0, "2.0.0", json!({})).await,
+        nodes.member(0, "2.0.0", json!({})).await,
+    ];
+    let connecting = || async {
+        let path = format!("/socket/websocket?apikey={}&vsn=2.0.0", anon());
+        nodes.nodes[1].get(&path).await
+    };
+    until("a full house", || async {
+        let refused = connecting().await;
+        (refused.status == 429 && refused.body == r#"{"error":"Too many connected users"}"#).then_some(())
+    })
+    .await;
+    let refused = waiting.join(TOPIC, "1", json!({"config": {}})).await;
+    assert_eq!(
+        refused.1,
+        json!({"reason": "ConnectionRateLimitReached: Too many connected users"})
+    );
+    drop(users);
+    until("a free place", || async {
+        // Not refused, but no upgrade either.
+        (connecting().await.status == 400).then_some(())
+    })
+    .await;
+    waiting.join_ok(TOPIC, "2").await;
+}
+
+#[tokio::test]
+async fn section_9_rates_of_all_nodes_count_together() {
+    let Some(nodes) = Nodes::start(2, &[("TENANT_MAX_EVENTS_PER_SECOND", "100")]).await else {
+        return;
+    };
+    let token = anon();
+    let headers = [("apikey", token.as_str()), ("content-type", "application/json")];
+    let batch = |messages: usize| {
+        let message = json!({"topic": "room", "event": "e", "payload": {}});
+        json!({"messages": vec![message; messages]})
+            .to_string()
+            .into_bytes()
+    };
+    // The first bucket of five seconds ends above the limit on one node; the other has next to nothing in its own.
+    for _ in 0..10 {
+        let taken = nodes.nodes[0].post("/api/broadcast", &headers, &batch(100)).await;
+        assert_eq!(taken.status, 202, "{}", taken.body);
+    }
+    until("a refusal by the other node", || async {
+        let answer = nodes.nodes[1].post("/api/broadcast", &headers, &batch(1)).await;
+        (answer.status == 429 && answer.body == r#"{"message":"You have exceeded your rate limit"}"#)
+            .then_some(())
+    })
+    .await;
+}
