@@ -46,6 +46,7 @@ mod open_filters;
 mod outgoing;
 pub mod policy;
 mod position;
+mod raised;
 mod recovery;
 mod registry;
 mod render;

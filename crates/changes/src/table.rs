@@ -15,6 +15,7 @@ use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
 use crate::policy::{Access, Row, Verdict};
 use crate::position::Position;
+use crate::raised::Raised;
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
 use crate::rights::RightsVersion;
@@ -172,6 +173,7 @@ pub(crate) struct Worker {
     open_filters: OpenFilters,
     lost_columns: LostColumns,
     metered: Metered,
+    raised: Raised,
     line: VecDeque<Decided>,
     /// Whether the changes are of the past, told to a channel that missed them.
     of_past: bool,
@@ -188,6 +190,7 @@ impl Worker {
             open_filters: OpenFilters::default(),
             lost_columns: LostColumns::default(),
             metered: Metered::default(),
+            raised: Raised::default(),
             line: VecDeque::new(),
             of_past: false,
         }
@@ -330,7 +333,9 @@ impl Worker {
             }
             Answer::default()
         });
-        self.report_failures(&answer);
+        if let Some(view) = &self.view {
+            self.raised.report(view, &pending, &answer);
+        }
         for (at, change) in pending.into_iter().enumerate() {
             self.deliver(at, change, &answer);
             tokio::task::yield_now().await;
@@ -651,17 +656,6 @@ impl Worker {
             .fetch_add(evaluated, Ordering::Relaxed);
         counter!("walcast_policy_evaluations_total").increment(evaluated);
         Asking::new(view, pending, asked, verification)
-    }
-
-    fn report_failures(&self, answer: &Answer) {
-        let Some(view) = &self.view else { return };
-        for failure in answer.failures.iter().take(3) {
-            tracing::warn!(
-                schema = %view.relation.schema, table = %view.relation.name, role = %failure.role,
-                reason = %failure.reason, "a row was hidden because checking its visibility raised an error"
-            );
-        }
-        counter!("walcast_visibility_failures_total").increment(answer.failures.len() as u64);
     }
 
     /// Changes are hidden from those who had to be asked about; they are told.

@@ -47,7 +47,7 @@ impl VisibilityError {
 
 /// A check that raised for one identity: its policy, its claims or its rights.
 pub(crate) struct Failure {
-    pub(crate) role: String,
+    pub(crate) identity: IdentityRef,
     pub(crate) reason: String,
 }
 
@@ -273,7 +273,7 @@ impl Asker {
             };
             if let Some(reason) = row.try_get::<Option<String>, _>(2)? {
                 answer.failures.push(Failure {
-                    role: identity.0.claims.role.clone(),
+                    identity: (*identity).clone(),
                     reason,
                 });
             }

@@ -233,7 +233,12 @@ async fn a_raising_policy_hides_from_whom_it_raises_for_and_nobody_else() {
         ))
         .await;
     assert_eq!((good.id().await, good.id().await, other.id().await), (1, 3, 2));
-    // A DELETE is never hidden (`database.md 2.5`), so it shows that nothing came before it.
+    let told = bad.next().await;
+    assert_eq!(
+        (&told[3], &told[4]["status"]),
+        (&json!("system"), &json!("error"))
+    );
+    // A DELETE is never hidden (`database.md 2.5`), so it shows that nothing else came before it.
     scene.run("delete from t where id = 1").await;
     let change = bad.change().await;
     assert_eq!(

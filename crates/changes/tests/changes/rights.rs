@@ -302,6 +302,12 @@ async fn a_schema_the_role_may_not_use_hides_rows_under_row_security() {
                 "insert into closed.{name} values (1), (2); delete from closed.{name} where id = 1"
             ))
             .await;
+        let (status, text) = user.system().await;
+        assert_eq!(status, "error");
+        assert!(
+            text.contains(&format!("rows of closed.{name} raised an error")),
+            "{text}"
+        );
         assert_eq!(user.change().await["type"], "DELETE", "{name}");
     }
 }
