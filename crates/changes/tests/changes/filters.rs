@@ -71,6 +71,20 @@ async fn numbers_compare_as_numbers_and_null_never_does() {
 }
 
 #[tokio::test]
+async fn a_list_is_read_as_an_array_literal() {
+    let cases: &[(&str, &[i64])] = &[
+        (r#"in.("a,b", c ,"null")"#, &[1, 2, 3]),
+        (r#"in.("d\"e"," f")"#, &[5, 6]),
+        (r#"in.(d\"e,"")"#, &[5, 7]),
+        (r#"not.in.("a,b",c,"")"#, &[3, 5, 6]),
+        ("in.(c,NULL)", &[2]),
+        (r#"not.in.("null",NULL)"#, &[]),
+    ];
+    let rows = ["'a,b'", "'c'", "'null'", "null", "'d\"e'", "' f'", "''"];
+    what_passes("text", &rows, cases).await;
+}
+
+#[tokio::test]
 async fn numeric_scale_is_no_difference_and_not_a_number_counts_as_null() {
     let cases: &[(&str, &[i64])] = &[
         ("eq.1.0", &[1, 2]),

@@ -25,3 +25,4 @@ mod refused_rows;
 mod rights;
 mod scene;
 mod tables_that_change;
+mod values;
