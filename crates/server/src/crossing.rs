@@ -281,6 +281,137 @@ impl Listener for Ear {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+    use crate::limits::{LimitOptions, Limits};
+    use std::collections::HashSet;
+    use std::sync::Mutex;
+    use walcast_broadcast::{Body, Member, Membership};
+    use walcast_cluster::{Hub, Vitality};
+    use walcast_protocol::Outlet;
+
+    const ROOM: Room<'_> = Room {
+        topic: "room",
+        is_private: false,
+    };
+
+    #[derive(Default)]
+    struct Inbox(Mutex<Vec<Frame>>);
+
+    impl Outlet for Inbox {
+        fn deliver(&self, frame: Frame) {
+            self.0.lock().unwrap().push(frame);
+        }
+    }
+
+    struct Node {
+        cluster: Cluster,
+        rooms: Arc<Rooms>,
+        crossings: Arc<Crossings>,
+    }
+
+    impl Node {
+        fn on(hub: &Hub) -> Self {
+            let cluster = Cluster::in_memory(hub, Vitality::default());
+            let rooms = Arc::<Rooms>::default();
+            let rates = Arc::new(Rates::new(
+                &Limits::from_options(&LimitOptions::default()).unwrap(),
+            ));
+            Self {
+                crossings: Arc::new(Crossings::new(
+                    &cluster,
+                    Arc::clone(&rooms),
+                    rates,
+                    Metrics::new(),
+                )),
+                cluster,
+                rooms,
+            }
+        }
+
+        fn member(&self, version: Version) -> (Membership, Arc<Inbox>) {
+            let inbox = Arc::new(Inbox::default());
+            let member = Member {
+                version,
+                outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
+                reads: true,
+                hears_presence: false,
+                replay: None,
+            };
+            (self.rooms.enter(ROOM, member), inbox)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_room_is_heard_from_its_first_member_to_its_last() {
+        let hub = Hub::default();
+        let (here, there) = (Node::on(&hub), Node::on(&hub));
+        let before = there.cluster.bus().stats().topics;
+        let (_member, inbox) = there.member(Version::V2);
+        let heard = || {
+            let message = Message::Verbatim { payload: "{}" };
+            here.crossings.publish(ROOM, &message).unwrap();
+            std::mem::take(&mut *inbox.0.lock().unwrap()).len()
+        };
+        assert_eq!(heard(), 0);
+        let first = there.crossings.enter(ROOM);
+        let second = there.crossings.enter(ROOM);
+        assert_eq!((heard(), there.cluster.bus().stats().topics), (1, before + 1));
+        drop(first);
+        assert_eq!(heard(), 1);
+        drop(second);
+        assert_eq!((heard(), there.cluster.bus().stats().topics), (0, before));
+        assert!(there.crossings.open.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_members_on_2_0_0_cannot_be_given_is_dropped_on_their_node() {
+        let hub = Hub::default();
+        let (here, there) = (Node::on(&hub), Node::on(&hub));
+        let text = Message::Verbatim { payload: r#""text""# };
+        let (_old, old) = there.member(Version::V1);
+        let _crossing = there.crossings.enter(ROOM);
+        here.crossings.publish(ROOM, &text).unwrap();
+        let (_new, new) = there.member(Version::V2);
+        here.crossings.publish(ROOM, &text).unwrap();
+        here.cluster.bus().publish("public:room", b"\xff").unwrap();
+        here.crossings
+            .publish(ROOM, &Message::Verbatim { payload: "{}" })
+            .unwrap();
+        let received = |inbox: &Inbox| inbox.0.lock().unwrap().len();
+        assert_eq!((received(&old), received(&new)), (2, 1));
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    async fn members_that_come_and_go_make_nobody_hear_a_message_twice() {
+        const MESSAGES: usize = 20_000;
+        let hub = Hub::default();
+        let (here, there) = (Node::on(&hub), Node::on(&hub));
+        // In the room all the time; whether the room is heard is up to the others.
+        let (_member, inbox) = there.member(Version::V2);
+        let is_over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while !is_over.load(Ordering::Relaxed) {
+                        drop(there.crossings.enter(ROOM));
+                    }
+                });
+            }
+            for number in 0..MESSAGES {
+                let event = number.to_string();
+                let message = Message::Event {
+                    event: &event,
+                    body: Body::Json("{}"),
+                    id: None,
+                };
+                here.crossings.publish(ROOM, &message).unwrap();
+            }
+            is_over.store(true, Ordering::Relaxed);
+        });
+        let heard = inbox.0.lock().unwrap();
+        let distinct: HashSet<&[u8]> = heard.iter().map(Frame::bytes).collect();
+        assert_eq!(heard.len(), distinct.len());
+        assert!(!heard.is_empty(), "nothing was heard at all");
+    }
 
     #[test]
     fn a_room_has_a_name_of_its_own() {

@@ -132,6 +132,25 @@ async fn send_kind_3(socket: &mut Client, event: &str, encoding: Encoding, paylo
 }
 
 #[tokio::test]
+async fn a_redis_that_refuses_the_login_refuses_the_start_with_a_remedy() {
+    let Some(nodes) = Nodes::start(0, &[]).await else {
+        return;
+    };
+    let url = format!("redis://nobody:wrong@127.0.0.1:{}", nodes.redis.port());
+    let refused = Walcast::start(&[("REDIS_URL", &url)])
+        .await
+        .ended()
+        .await
+        .unwrap_err();
+    let sentence = refused.to_string();
+    assert!(
+        sentence.contains("check user and password in REDIS_URL"),
+        "{sentence}"
+    );
+    assert!(!sentence.contains("wrong@"), "{sentence}");
+}
+
+#[tokio::test]
 async fn section_5_every_member_on_any_node_gets_each_message_once_and_in_order() {
     let Some(nodes) = Nodes::start(3, &[]).await else {
         return;

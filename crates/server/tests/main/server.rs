@@ -56,6 +56,12 @@ impl Walcast {
         }
     }
 
+    /// Waits until it ends by itself; how it did.
+    pub(crate) async fn ended(mut self) -> Result<(), ServeError> {
+        let running = &mut self.running;
+        tokio::time::timeout(PATIENCE, running).await.unwrap().unwrap()
+    }
+
     /// Stops it and waits for its end.
     pub(crate) async fn stop(mut self) {
         self.shutdown.cancel();
