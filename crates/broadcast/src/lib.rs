@@ -16,7 +16,7 @@ mod replay;
 mod rooms;
 
 pub use cost::{PayloadCost, payload_cost};
-pub use message::{Body, Message, Unframeable, encode_replayed};
+pub use message::{Body, Message, Unframeable, encode_replayed, payload_with_meta};
 pub use parcel::Unreadable;
 pub use replay::Replay;
 pub use rooms::{Member, MemberId, Membership, Room, Rooms};

@@ -126,7 +126,9 @@ fn event_payload(event: &str, json: &str, id: Option<&str>) -> String {
     payload_with_meta(event, json, metadata.as_deref())
 }
 
-fn payload_with_meta(event: &str, json: &str, metadata: Option<&str>) -> String {
+/// The payload of a user event as text frames carry it; `json` and `metadata` are JSON text.
+#[must_use]
+pub fn payload_with_meta(event: &str, json: &str, metadata: Option<&str>) -> String {
     let mut payload = String::with_capacity(json.len() + event.len() + 100);
     // Writing to a String cannot fail.
     _ = write!(

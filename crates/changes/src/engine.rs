@@ -552,7 +552,14 @@ impl Changes {
         if let Some(recovery) = recovery {
             tokio::spawn(recovery.run());
         }
-        Ok(Subscription::new(self.clone(), subscriber, checked.warnings))
+        // Read up to here before the subscription is answered, so committed before that.
+        let start = self.context.now().position;
+        Ok(Subscription::new(
+            self.clone(),
+            subscriber,
+            checked.warnings,
+            start,
+        ))
     }
 
     /// What the stream is doing, now and when it changes.

@@ -5,6 +5,7 @@ use crate::claims::{Claims, IdentityRef};
 use crate::engine::Changes;
 use crate::error::SubscribeError;
 use crate::hold::Hold;
+use crate::position::Position;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use walcast_protocol::{BindingEntry, Frame, Outlet, Ref, Version};
@@ -169,12 +170,19 @@ pub struct Subscription {
     changes: Changes,
     subscriber: Arc<Subscriber>,
     warnings: Mutex<Vec<String>>,
+    start: Position,
 }
 
 impl Subscription {
-    pub(crate) fn new(changes: Changes, subscriber: Arc<Subscriber>, warnings: Vec<String>) -> Self {
+    pub(crate) fn new(
+        changes: Changes,
+        subscriber: Arc<Subscriber>,
+        warnings: Vec<String>,
+        start: Position,
+    ) -> Self {
         Self {
             changes,
+            start,
             subscriber,
             warnings: Mutex::new(warnings),
         }
@@ -196,6 +204,12 @@ impl Subscription {
         let identity = self.changes.intern(&claims);
         self.changes.switch_identity(&self.subscriber, &identity);
         Ok(())
+    }
+
+    /// A position to come back with: what was committed after the subscription was made lies behind it.
+    #[must_use]
+    pub fn start(&self) -> Position {
+        self.start
     }
 
     /// Reasons why some of the bindings will never deliver as things stand, each a sentence with its remedy.

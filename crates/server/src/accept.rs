@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,6 +12,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
@@ -93,7 +95,12 @@ async fn converse(
         tracing::debug!(%peer, %error, "connection gone before its first request");
         return;
     }
-    let service = TowerToHyperService::new(WithPeer { router, peer });
+    let hangup = Hangup::default();
+    let service = TowerToHyperService::new(WithPeer {
+        router,
+        peer,
+        hangup: hangup.clone(),
+    });
     let conversation = builder
         .serve_connection(TokioIo::new(connection), service)
         .with_upgrades();
@@ -102,8 +109,12 @@ async fn converse(
         ended = conversation.as_mut() => ended,
         () = shutdown.cancelled() => {
             conversation.as_mut().graceful_shutdown();
-            conversation.await
+            tokio::select! {
+                ended = conversation.as_mut() => ended,
+                () = hangup.0.notified() => return,
+            }
         }
+        () = hangup.0.notified() => return,
     };
     if let Err(error) = ended {
         tracing::debug!(%peer, %error, "HTTP connection ended early");
@@ -114,10 +125,15 @@ async fn converse(
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
 
+/// Cuts the connection a request came on, as an extension of the request: for a response whose reader takes nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Hangup(pub Arc<Notify>);
+
 #[derive(Clone)]
 struct WithPeer {
     router: Router,
     peer: SocketAddr,
+    hangup: Hangup,
 }
 
 impl Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
@@ -135,6 +151,7 @@ impl Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
     fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Peer(self.peer));
+        request.extensions_mut().insert(self.hangup.clone());
         self.router.call(request)
     }
 }

@@ -37,7 +37,11 @@ pub fn authorize(verifier: &Verifier, headers: &HeaderMap) -> Result<Claims, Aut
     Ok(verifier.verify(request_token(headers)?)?)
 }
 
-fn request_token(headers: &HeaderMap) -> Result<&str, AuthorizeError> {
+/// The token of a request, not looked at yet.
+///
+/// # Errors
+/// No token, or a header that holds none.
+pub(crate) fn request_token(headers: &HeaderMap) -> Result<&str, AuthorizeError> {
     let value = |name| headers.get(name).map(|value| value.to_str());
     match value(header::AUTHORIZATION.as_str()) {
         None | Some(Ok("")) => {}

@@ -339,7 +339,8 @@ impl Socket {
                     self.close_for(&topic, &TokenError::Expired { seconds_ago });
                 }
                 LeaseState::Ending { seconds_left } => {
-                    let message = format!("Token expires in {seconds_left} seconds, send access_token");
+                    let renewal = self.wire.renewal();
+                    let message = format!("Token expires in {seconds_left} seconds, {renewal}");
                     let system = System {
                         extension: SYSTEM,
                         status: "warning",

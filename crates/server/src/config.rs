@@ -75,6 +75,8 @@ pub struct SocketConfig {
     pub write_timeout: Duration,
     /// A socket without channels, once it had one, is closed after this long (`protocol.md 1.6`).
     pub no_channel_timeout: Duration,
+    /// A stream of events is sent a comment this often (decision 28).
+    pub stream_heartbeat: Duration,
 }
 
 /// Times of a join.
@@ -308,6 +310,13 @@ impl Config {
                     600_000,
                     100,
                     86_400_000,
+                )?,
+                stream_heartbeat: duration(
+                    "WALCAST_SSE_HEARTBEAT_MS",
+                    &options.sse_heartbeat_ms,
+                    20_000,
+                    10,
+                    3_600_000,
                 )?,
             },
             join: JoinConfig {

@@ -15,6 +15,7 @@ use walcast_protocol::Version;
 
 use crate::accept::Peer;
 use crate::channel::Credentials;
+use crate::connection::Connection;
 use crate::http::plain_error;
 use crate::metrics;
 use crate::policy_headers::policy_headers;
@@ -153,7 +154,7 @@ async fn run(server: Arc<Server>, upgrade: OnUpgrade, request: Handshake) {
             let wire = Wire::new(parts.io.into_inner(), &parts.read_buf);
             // It may keep the whole buffer of the HTTP connection alive, for as long as the socket lives.
             drop(parts.read_buf);
-            socket::run(server, wire, request).await;
+            socket::run(server, Connection::WebSocket(wire), request).await;
         }
         Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),
     }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use crate::serve::Server;
-use crate::{api, connect, scrape};
+use crate::{api, connect, scrape, sse};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
@@ -25,6 +25,7 @@ pub fn router(server: Arc<Server>) -> Router {
         .route("/readyz", get(readiness))
         .route("/metrics", get(scrape::metrics))
         .merge(api::routes())
+        .merge(sse::routes())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))
@@ -72,14 +73,14 @@ async fn limit_headers(State(server): State<Arc<Server>>, request: Request, next
 }
 
 /// Gives every response but a socket's the headers of all: `x-request-id` (`protocol.md 10`), and what keeps caches
-/// from keeping it.
+/// from keeping it, unless it has that of its own.
 async fn complete(request: Request, next: Next) -> Response {
     let id = request_id(request.headers());
     let mut response = next.run(request).await;
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
-        headers.insert(header::CACHE_CONTROL, UNCACHED);
+        headers.entry(header::CACHE_CONTROL).or_insert(UNCACHED);
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     response

@@ -65,7 +65,7 @@ pub struct Accepted {
 }
 
 /// A join that was refused.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Refused {
     /// For log and metrics.
     pub code: &'static str,

@@ -7,6 +7,7 @@
 //! ```text
 //! accept -> http -> connect (checks, upgrade) -> socket: wire -> route -> channel, join, token
 //!                                                socket: wire <- outbox <- gate <- changes
+//!                 -> sse (joins, response)    -> socket: events <- outbox
 //! ```
 //!
 //! It is a library so that tests run the real server in their own process: [`serve::run`].
@@ -20,6 +21,8 @@ pub mod channel;
 mod closing;
 pub mod config;
 pub mod connect;
+pub mod connection;
+mod cors;
 pub mod crossing;
 pub mod database_broadcast;
 mod database_url;
@@ -54,6 +57,7 @@ pub mod setting;
 pub mod shutdown;
 pub mod socket;
 pub mod sockets;
+pub mod sse;
 pub mod subscribe;
 pub mod token;
 pub mod wire;

@@ -38,6 +38,8 @@ pub fn recorder() -> Result<&'static PrometheusHandle, RecorderTaken> {
 pub struct Metrics {
     /// Open sockets.
     pub sockets: Gauge,
+    /// Those of them that are streams of events.
+    pub event_streams: Gauge,
     /// Joined channels.
     pub channels: Gauge,
     /// Joins answered `ok`.
@@ -67,6 +69,7 @@ impl Metrics {
     pub fn new() -> Self {
         Self {
             sockets: gauge!("walcast_sockets"),
+            event_streams: gauge!("walcast_event_streams"),
             channels: gauge!("walcast_channels"),
             joins_ok: counter!("walcast_joins_total", "code" => "ok"),
             frames_received: counter!("walcast_frames_received_total"),
@@ -192,7 +195,8 @@ fn describe() {
         "process_start_time_seconds",
         "Start of the process, in seconds since the Unix epoch"
     );
-    describe_gauge!("walcast_sockets", "Open sockets");
+    describe_gauge!("walcast_sockets", "Open sockets, streams of events included");
+    describe_gauge!("walcast_event_streams", "Open streams of server-sent events");
     describe_gauge!("walcast_channels", "Joined channels");
     describe_counter!(
         "walcast_joins_total",

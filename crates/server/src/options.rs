@@ -271,6 +271,14 @@ pub struct Options {
         value_name = "MS"
     )]
     pub write_timeout_ms: Option<String>,
+    /// A stream of server-sent events gets a comment this often [default: 20000]
+    #[arg(
+        long,
+        env = "WALCAST_SSE_HEARTBEAT_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub sse_heartbeat_ms: Option<String>,
     /// A join that is not ready by then is refused [default: 8000]
     #[arg(
         long,

@@ -310,10 +310,12 @@ impl Socket {
         let Some(joining) = self.take_joining(topic) else {
             return;
         };
+        self.note_opening(&joined);
         match joined {
             Ok(accepted) => self.accept_join(topic, generation, joining, accepted),
             Err(refused) => self.refuse_join(topic, joining, &refused),
         }
+        self.go_on_opening();
     }
 
     /// Wire order: reply, close of the replaced channel, `system`, `presence_state`, then what the gate held

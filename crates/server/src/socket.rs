@@ -14,16 +14,19 @@ use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use tokio::time::Sleep;
-use walcast_protocol::{ErrorCode, Version, decode_binary, decode_text};
+use walcast_protocol::{ErrorCode, Message, Version, decode_binary, decode_text};
 
 use crate::channel::Credentials;
+use crate::connection::Connection;
+use crate::join::{Accepted, Refused};
 use crate::metrics;
 use crate::outbox::{Bounds, End, Outbox, Taken, close_code};
 use crate::route::{Done, Slot};
 use crate::serve::Server;
 use crate::shutdown::within;
 use crate::sockets::Registration;
-use crate::wire::{Incoming, Wire, WireError};
+use crate::sse::{Opening, start_of};
+use crate::wire::{Incoming, WireError};
 
 /// A socket that ends gets this long for its last frames and the closing handshake.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -41,19 +44,48 @@ pub struct Handshake {
     pub headers: Arc<str>,
 }
 
+/// What a stream of events begins with.
+pub struct Start {
+    /// Its first join.
+    pub first: Message,
+    /// Its others, and where the request waits for all of them.
+    pub opening: Opening,
+    /// Whether the client knows a position from before.
+    pub is_resumed: bool,
+}
+
 /// Runs a socket to its end.
-pub async fn run(server: Arc<Server>, wire: Wire, request: Handshake) {
-    let bounds = Bounds {
-        frames: server.config.socket.queue_frames,
-        bytes: server.config.socket.queue_bytes,
-    };
-    let outbox = Outbox::new(bounds);
-    let registration = server.sockets.register(&outbox);
-    server.metrics.sockets.increment(1.0);
-    let mut socket = Socket::new(server, wire, request, outbox, registration);
-    tracing::debug!(socket = socket.registration.number(), "socket opened");
+pub async fn run(server: Arc<Server>, wire: Connection, request: Handshake) {
+    let mut socket = Socket::open(server, wire, request);
     let ended = socket.live().await;
     socket.finish(ended).await;
+}
+
+/// Runs a stream of events to its end.
+pub async fn run_stream(server: Arc<Server>, wire: Connection, request: Handshake, start: Start) {
+    let mut socket = Socket::open(server, wire, request);
+    socket.server.metrics.event_streams.increment(1.0);
+    socket.opening = Some(start.opening);
+    socket.is_resumed = start.is_resumed;
+    socket.route(start.first);
+    let ended = socket.live().await;
+    socket.server.metrics.event_streams.decrement(1.0);
+    socket.finish(ended).await;
+}
+
+impl Socket {
+    fn open(server: Arc<Server>, wire: Connection, request: Handshake) -> Self {
+        let bounds = Bounds {
+            frames: server.config.socket.queue_frames,
+            bytes: server.config.socket.queue_bytes,
+        };
+        let outbox = Outbox::new(bounds);
+        let registration = server.sockets.register(&outbox);
+        server.metrics.sockets.increment(1.0);
+        let socket = Self::new(server, wire, request, outbox, registration);
+        tracing::debug!(socket = socket.registration.number(), "socket opened");
+        socket
+    }
 }
 
 /// The state of a socket's task.
@@ -78,9 +110,14 @@ pub struct Socket {
     pub(crate) full_backlog: Option<u64>,
     /// When the last channel was left.
     pub(crate) without_channel_since: Option<Instant>,
-    wire: Wire,
-    /// `Wire::read_bytes` at the last look.
+    pub(crate) wire: Connection,
+    /// A stream whose response has not begun: nothing is written yet.
+    opening: Option<Opening>,
+    /// A stream whose client knows a position from before.
+    is_resumed: bool,
+    /// `Connection::read_bytes` at the last look.
     seen_bytes: u64,
+    /// When the peer gave a sign of life, or, where it owes none, was last given one.
     last_seen: Instant,
     /// Whether a ping was sent since then.
     pinged: bool,
@@ -113,13 +150,13 @@ enum Ended {
 impl Socket {
     fn new(
         server: Arc<Server>,
-        wire: Wire,
+        wire: Connection,
         request: Handshake,
         outbox: Arc<Outbox>,
         registration: Registration,
     ) -> Self {
         let now = Instant::now();
-        let first_look = now + server.config.socket.idle_timeout / 2;
+        let first_look = now + wire.heartbeat().unwrap_or(server.config.socket.idle_timeout / 2);
         Self {
             server,
             version: request.version,
@@ -134,6 +171,8 @@ impl Socket {
             full_backlog: None,
             without_channel_since: None,
             wire,
+            opening: None,
+            is_resumed: false,
             seen_bytes: 0,
             last_seen: now,
             pinged: false,
@@ -208,6 +247,12 @@ impl Socket {
                 }
                 continue;
             }
+            if self.opening.is_some() {
+                return self.outbox.poll_end(context).map(Ended::ByUs);
+            }
+            if let Some(end) = self.wire.end() {
+                return Poll::Ready(Ended::ByUs(end));
+            }
             let mut frames = 0;
             let wire = &mut self.wire;
             match self.outbox.poll_take(context, |frame| {
@@ -280,9 +325,6 @@ impl Socket {
         let now = Instant::now();
         let config = Arc::clone(&self.server);
         let config = &config.config.socket;
-        if now >= self.last_seen + config.idle_timeout {
-            return Some(Ended::ByUs(IDLE));
-        }
         if self
             .stuck_since
             .is_some_and(|since| now >= since + config.write_timeout)
@@ -295,14 +337,10 @@ impl Socket {
         {
             return Some(Ended::ByUs(NO_CHANNELS));
         }
-        let half = self.last_seen + config.idle_timeout / 2;
-        let mut next = half;
-        if now >= half {
-            if !std::mem::replace(&mut self.pinged, true) {
-                self.wire.enqueue_ping();
-            }
-            next = self.last_seen + config.idle_timeout;
-        }
+        let mut next = match self.check_life(now, config.idle_timeout) {
+            Ok(next) => next,
+            Err(ended) => return Some(ended),
+        };
         next = next.min(
             self.stuck_since
                 .map_or(next, |since| since + config.write_timeout),
@@ -314,6 +352,53 @@ impl Socket {
         next = next.min(self.check_leases(now).unwrap_or(next));
         self.timer.as_mut().reset(next.into());
         None
+    }
+
+    /// Asks a silent peer for a sign of life and gives it up without one, or gives one to a peer that owes none. Returns
+    /// when to look again.
+    fn check_life(&mut self, now: Instant, idle_timeout: Duration) -> Result<Instant, Ended> {
+        if let Some(heartbeat) = self.wire.heartbeat() {
+            if now >= self.last_seen + heartbeat {
+                // Nothing is to be written before the response begins.
+                if self.opening.is_none() {
+                    self.wire.enqueue_ping();
+                }
+                self.last_seen = now;
+            }
+            return Ok(self.last_seen + heartbeat);
+        }
+        if now >= self.last_seen + idle_timeout {
+            return Err(Ended::ByUs(IDLE));
+        }
+        let half = self.last_seen + idle_timeout / 2;
+        if now < half {
+            return Ok(half);
+        }
+        if !std::mem::replace(&mut self.pinged, true) {
+            self.wire.enqueue_ping();
+        }
+        Ok(self.last_seen + idle_timeout)
+    }
+
+    /// A join of a stream is decided.
+    pub(crate) fn note_opening(&mut self, joined: &Result<Accepted, Refused>) {
+        let Some(opening) = self.opening.take() else {
+            return;
+        };
+        if let (Connection::Events(events), Ok(accepted), false) = (&mut self.wire, joined, self.is_resumed)
+            && let Some(position) = start_of(accepted)
+        {
+            events.start_at(position.to_string());
+        }
+        self.opening = opening.note(joined.as_ref().map(|_| ()).map_err(Refused::clone));
+    }
+
+    /// Begins the joins of a stream that waited for its first one.
+    pub(crate) fn go_on_opening(&mut self) {
+        let later = self.opening.as_mut().map(Opening::take_later);
+        for join in later.unwrap_or_default() {
+            self.route(join);
+        }
     }
 
     /// Ends the socket: channels first, then the last frames and the closing handshake, within bounds.
@@ -339,7 +424,9 @@ impl Socket {
                     self.wire.drop_waiting();
                     self.note_slow_reader(&end.reason);
                 }
-                self.wire.enqueue_close(&end);
+                if self.opening.is_none() {
+                    self.wire.enqueue_close(&end);
+                }
                 within(CLOSE_TIMEOUT, poll_fn(|context| self.wire.poll_finish(context))).await;
             }
         }

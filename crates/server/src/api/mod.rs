@@ -19,13 +19,14 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, options, post};
+use axum::routing::{MethodRouter, get, post};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 use walcast_messages::{Asked, RightsError};
 
 use crate::authorize::authorize;
+use crate::cors;
 use crate::http::plain_error;
 use crate::policy_headers::policy_headers;
 use crate::private::write_rights;
@@ -55,10 +56,9 @@ pub fn routes() -> Router<Arc<Server>> {
         ("/api/broadcast/{topic}/events/{event}", post(single::broadcast)),
         ("/api/tokens", post(tokens::make)),
     ] {
-        let endpoint: MethodRouter<Arc<Server>> = endpoint
-            .route_layer(middleware::from_fn(require_json))
-            .route_layer(middleware::from_fn(allow_every_origin));
-        let at_gateway = endpoint.clone().merge(options(preflight));
+        let endpoint: MethodRouter<Arc<Server>> = endpoint.route_layer(middleware::from_fn(require_json));
+        let endpoint = cors::allow_every_origin(endpoint);
+        let at_gateway = cors::with_preflight(endpoint.clone());
         router = router
             .route(path, endpoint)
             .route(&format!("{GATEWAY}{path}"), at_gateway);
@@ -69,34 +69,6 @@ pub fn routes() -> Router<Arc<Server>> {
 async fn ping(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
     let success = ([(header::CONTENT_TYPE, JSON)], r#"{"message":"Success"}"#);
     rated(&server, &headers, std::future::ready(Ok(success))).await
-}
-
-/// The answer of a gateway, which a browser asks for before it sends anything.
-async fn preflight(headers: HeaderMap) -> Response {
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    let allowed = response.headers_mut();
-    allowed.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    allowed.insert(
-        header::ACCESS_CONTROL_ALLOW_METHODS,
-        HeaderValue::from_static("GET, POST"),
-    );
-    allowed.insert(header::ACCESS_CONTROL_MAX_AGE, HeaderValue::from_static("3600"));
-    if let Some(asked) = headers.get(header::ACCESS_CONTROL_REQUEST_HEADERS) {
-        allowed.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, asked.clone());
-    }
-    response
-}
-
-/// Tokens come in headers that a page has to know, so any page may ask.
-async fn allow_every_origin(request: Request, next: Next) -> Response {
-    let has_origin = request.headers().contains_key(header::ORIGIN);
-    let mut response = next.run(request).await;
-    if has_origin {
-        response
-            .headers_mut()
-            .insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    }
-    response
 }
 
 async fn require_json(request: Request, next: Next) -> Response {

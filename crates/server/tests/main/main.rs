@@ -21,6 +21,7 @@ mod compose;
 mod connect;
 mod database;
 mod doctor;
+mod event_source;
 mod frames;
 mod http;
 mod joins;
@@ -35,5 +36,8 @@ mod server;
 #[path = "../../src/token/signing.rs"]
 mod signing;
 mod silence;
+mod sse;
+mod sse_changes;
+mod sse_ends;
 mod tokens;
 mod topic_tokens;

@@ -1,0 +1,136 @@
+//! Server-sent events: a stream of what a socket with the same joins would be told, for places where WebSockets do not
+//! pass, and for `curl` (decision 28).
+//!
+//! A stream is a socket with a fixed set of joins behind another [`Connection`]: the joins, rights, bounds and clocks
+//! are the socket's, only what is written differs. The response begins when all joins have succeeded, so that a
+//! refusal is a status.
+
+mod event;
+mod opening;
+mod refusal;
+pub mod request;
+mod stream;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use tokio::sync::oneshot;
+use walcast_protocol::Version;
+
+use crate::accept::Hangup;
+use crate::authorize::{AuthorizeError, request_token};
+use crate::channel::Credentials;
+use crate::connection::Connection;
+use crate::cors;
+use crate::policy_headers::policy_headers;
+use crate::serve::Server;
+use crate::socket::{self, Handshake, Start};
+pub(crate) use opening::{Opening, start_of};
+use refusal::Refusal;
+use request::StreamRequest;
+pub use stream::EventStream;
+
+/// Of nginx, which would keep events until it has enough of them.
+const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
+
+/// Where a browser says what it heard last.
+const LAST_EVENT_ID: &str = "last-event-id";
+
+/// The routes: at a gateway's address, and what its rules for sockets and for the API make of that.
+pub fn routes() -> Router<Arc<Server>> {
+    let endpoint = || cors::allow_every_origin(get(open));
+    Router::new()
+        .route("/realtime/v1/sse", cors::with_preflight(endpoint()))
+        .route("/realtime/v1/api/sse", cors::with_preflight(endpoint()))
+        .route("/socket/sse", endpoint())
+        .route("/api/sse", endpoint())
+}
+
+async fn open(State(server): State<Arc<Server>>, request: Request) -> Response {
+    let (request, _) = request.into_parts();
+    match begin(&server, &request).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            if refusal.is_delayed() {
+                tokio::time::sleep(server.config.connect_error_backoff).await;
+            }
+            refusal.respond()
+        }
+    }
+}
+
+async fn begin(server: &Arc<Server>, request: &Parts) -> Result<Response, Refusal> {
+    let headers = &request.headers;
+    let mut wanted = StreamRequest::parse(request.uri.query().unwrap_or_default())?;
+    if let Some(id) = headers.get(LAST_EVENT_ID) {
+        wanted.resume_after(id.to_str().unwrap_or("not text"))?;
+    }
+    let credentials = credentials(server, headers, &wanted)?;
+    let limits = &server.config.limits;
+    if limits
+        .concurrent_users
+        .is_some_and(|limit| server.sockets.users() >= limit)
+    {
+        return Err(Refusal::TooManyUsers);
+    }
+    if server.rates.joins.is_exceeded() {
+        return Err(Refusal::TooManyJoins);
+    }
+
+    let hangup = request.extensions.get::<Hangup>().cloned().unwrap_or_default();
+    let (stream, body) = EventStream::new(server.config.socket.stream_heartbeat, hangup.0);
+    let (first, later) = wanted.joins(server.config.join.timeout);
+    let (answer, answered) = oneshot::channel();
+    let handshake = Handshake {
+        // The one in which bytes can be broadcast.
+        version: Version::V2,
+        credentials,
+        headers: policy_headers(headers, |name| name.starts_with("x-")),
+    };
+    let start = Start {
+        first,
+        opening: Opening::new(later, answer),
+        is_resumed: wanted.is_resumed(),
+    };
+    let connection = Connection::Events(Box::new(stream));
+    let socket = socket::run_stream(Arc::clone(server), connection, handshake, start);
+    server.sockets.tasks().spawn(socket);
+    match answered.await {
+        Ok(Ok(())) => {}
+        Ok(Err(refused)) => return Err(Refusal::Join(refused)),
+        Err(_) => return Err(Refusal::Restarting),
+    }
+    let headers = [
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("text/event-stream"),
+        ),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (ACCEL_BUFFERING, HeaderValue::from_static("no")),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// The token: `token` in the query, else as for the API, else `apikey` in the query. A page cannot give an `EventSource`
+/// headers, and a gateway may add some of its own.
+fn credentials(
+    server: &Server,
+    headers: &HeaderMap,
+    wanted: &StreamRequest,
+) -> Result<Credentials, AuthorizeError> {
+    let verifier = &server.config.verifier;
+    let token = match (&wanted.token, request_token(headers)) {
+        (Some(token), _) => token,
+        (None, Err(AuthorizeError::Missing)) => wanted.api_key.as_deref().ok_or(AuthorizeError::Missing)?,
+        (None, token) => token?,
+    };
+    Ok(Credentials {
+        token: token.into(),
+        claims: Arc::new(verifier.verify(token)?),
+    })
+}
