@@ -2,6 +2,7 @@
 
 use crate::engine::{Context, Status};
 use crate::notice;
+use crate::source::Source;
 use crate::subscription::Subscriber;
 use crate::table::Item;
 use crate::visibility::VisibilityError;
@@ -9,7 +10,7 @@ use metrics::{counter, gauge};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
-use walcast_replication::{Change, Event, Relation, Stream};
+use walcast_replication::{Change, Event, Relation, StreamError};
 
 /// Memory that changes waiting for or in decision may hold, all tables together.
 const IN_FLIGHT_BYTES: usize = 64 * 1024 * 1024;
@@ -18,13 +19,13 @@ const SHARE_BYTES: usize = 1024;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// Runs until the stream ends.
-pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch::Sender<Status>) {
+pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch::Sender<Status>) {
     let shares = Arc::new(Semaphore::new(IN_FLIGHT_BYTES / SHARE_BYTES));
     let mut sweep = tokio::time::interval(SWEEP_EVERY);
-    let mut was_lost = false;
+    let mut loss = None;
     loop {
         let event = tokio::select! {
-            event = stream.next() => event,
+            event = source.next() => event,
             _ = sweep.tick() => {
                 context.sweep();
                 continue;
@@ -32,29 +33,42 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
         };
         match event {
             None => break,
-            Some(Event::Streaming { start, attempt }) => {
-                tracing::info!(%start, attempt, "streaming changes");
+            Some(Event::Streaming {
+                start,
+                attempt,
+                is_resumed,
+            }) => {
+                tracing::info!(%start, attempt, is_resumed, "streaming changes");
                 context.relations_changed();
-                context.begin_at(start).await;
+                let goes_on = is_resumed && *status.borrow() != Status::Starting;
+                if !goes_on {
+                    context.begin_at(start).await;
+                }
                 status.send_replace(Status::Streaming);
-                if std::mem::take(&mut was_lost) {
-                    for subscriber in context.registry.subscribers() {
-                        subscriber.deliver(notice::restored(&subscriber));
+                match loss.take() {
+                    Some(Loss::Told) => restored(&context),
+                    Some(Loss::Kept(cause)) if !is_resumed => {
+                        missed(&context, cause);
+                        restored(&context);
                     }
+                    Some(Loss::Kept(_)) | None => {}
                 }
             }
-            Some(Event::Lost { reason, retry_in_ms }) => {
-                let first_time = *status.borrow() == Status::Streaming;
-                if first_time {
-                    tracing::error!(%reason, retry_in_ms, "the replication stream was lost");
+            Some(Event::Lost {
+                reason,
+                retry_in_ms,
+                is_kept,
+            }) => {
+                if *status.borrow() == Status::Streaming {
+                    tracing::error!(%reason, retry_in_ms, is_kept, "the replication stream was lost");
                     counter!("walcast_stream_losses_total").increment(1);
-                    was_lost = true;
-                    for subscriber in context.registry.subscribers() {
-                        subscriber.deliver(notice::missed(
-                            &subscriber,
-                            "the connection to the database was lost",
-                        ));
-                    }
+                    let cause = cause(&reason);
+                    loss = Some(if is_kept {
+                        Loss::Kept(cause)
+                    } else {
+                        missed(&context, cause);
+                        Loss::Told
+                    });
                 } else {
                     tracing::warn!(%reason, retry_in_ms, "the replication stream could not be started");
                 }
@@ -66,6 +80,33 @@ pub(crate) async fn run(context: Arc<Context>, mut stream: Stream, status: watch
         }
     }
     status.send_replace(Status::Stopped);
+}
+
+/// The stream that ran was lost, and has not come back.
+enum Loss {
+    /// Everybody was told that changes may be missing.
+    Told,
+    /// Perhaps nothing is; the cause if it is.
+    Kept(&'static str),
+}
+
+fn cause(reason: &StreamError) -> &'static str {
+    match reason {
+        StreamError::Switched(cause) => cause,
+        _ => "the connection to the database was lost",
+    }
+}
+
+fn missed(context: &Context, cause: &str) {
+    for subscriber in context.registry.subscribers() {
+        subscriber.deliver(notice::missed(&subscriber, cause));
+    }
+}
+
+fn restored(context: &Context) {
+    for subscriber in context.registry.subscribers() {
+        subscriber.deliver(notice::restored(&subscriber));
+    }
 }
 
 async fn dispatch(context: &Arc<Context>, shares: &Arc<Semaphore>, change: Change) {

@@ -13,6 +13,8 @@ use crate::policy::{self, Access};
 use crate::recovery::Recovery;
 use crate::registry::{Attachment, Registry};
 use crate::rights::Rights;
+use crate::sharing::{Follower, Following, Holder, Sharing, SharingFigures};
+use crate::source::Source;
 use crate::subscription::{Request, Subscriber, Subscription};
 use crate::tap::{Tap, Tapped};
 use crate::validate;
@@ -20,7 +22,7 @@ use crate::visibility::{Asker, Visibility, VisibilityFigures};
 use crate::window::{self, Moment, Window, WindowLimits};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -67,6 +69,8 @@ pub struct Options {
     pub visibility_connections: u32,
     /// The stream's own settings.
     pub stream: StreamOptions,
+    /// Other nodes that share one slot with this one; `None` for a node alone.
+    pub cluster: Option<Sharing>,
     /// Another reader of the stream.
     pub tap: Option<Arc<dyn Tap>>,
     /// How much of what was delivered is kept for channels that come back.
@@ -89,6 +93,7 @@ impl Default for Options {
             visibility_patience_ms: 15_000,
             visibility_connections: 2,
             stream: StreamOptions::default(),
+            cluster: None,
             tap: None,
             window: WindowLimits::default(),
             meter: None,
@@ -129,7 +134,7 @@ pub(crate) struct Context {
     pub(crate) window: Window,
     /// Where the stream began.
     began: Mutex<Moment>,
-    stats: OnceLock<Arc<Stats>>,
+    stats: Mutex<Arc<Stats>>,
     pub(crate) figures: Arc<VisibilityFigures>,
     pub(crate) rights: Rights,
     identities: Identities,
@@ -167,11 +172,20 @@ impl Context {
 
     /// Up to where the stream was read, at least.
     pub(crate) fn now(&self) -> Moment {
-        let begun = self.stats.get().and_then(|stats| stats.begun());
-        begun.map_or_else(
+        self.stats().begun().map_or_else(
             || *self.began.lock().unwrap_or_else(PoisonError::into_inner),
             |(commit, commit_timestamp_us)| window::beginning(commit, commit_timestamp_us),
         )
+    }
+
+    /// Figures of the stream that is read now.
+    fn stats(&self) -> Arc<Stats> {
+        Arc::clone(&self.stats.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// From now on another stream is read.
+    pub(crate) fn set_stats(&self, stats: Arc<Stats>) {
+        *self.stats.lock().unwrap_or_else(PoisonError::into_inner) = stats;
     }
 
     /// Forgets what nobody uses.
@@ -462,7 +476,7 @@ impl Context {
 pub struct Changes {
     context: Arc<Context>,
     status: watch::Receiver<Status>,
-    stats: Arc<Stats>,
+    sharing: Option<Arc<SharingFigures>>,
 }
 
 impl Changes {
@@ -496,7 +510,7 @@ impl Changes {
             registry: Registry::default(),
             window: Window::new(window),
             began: Mutex::new(window::beginning(Lsn::default(), i64::MAX)),
-            stats: OnceLock::new(),
+            stats: Mutex::default(),
             asker,
             identities: Identities::default(),
             published: Fresh::new(CATALOG_KEPT_FOR),
@@ -508,15 +522,40 @@ impl Changes {
             unpublished: Fresh::new(CATALOG_KEPT_FOR),
         });
         let interest: Arc<dyn walcast_replication::Interest> = Arc::new(Listening(Arc::clone(&context)));
-        let stream = walcast_replication::spawn(replication, stream_options, interest, cancel);
-        let stats = stream.stats();
-        let _ = context.stats.set(Arc::clone(&stats));
+        let (source, sharing) = match context.options.cluster.clone() {
+            None => {
+                let stream = walcast_replication::spawn(replication, stream_options, interest, cancel);
+                context.set_stats(stream.stats());
+                (Source::own(stream), None)
+            }
+            Some(sharing) => {
+                let figures: Arc<SharingFigures> = Arc::default();
+                let holder = Holder {
+                    config: replication.clone(),
+                    options: stream_options.clone(),
+                    sharing: sharing.clone(),
+                    figures: Arc::clone(&figures),
+                };
+                let following = Following {
+                    context: Arc::clone(&context),
+                    interest,
+                    config: replication,
+                    options: stream_options,
+                    sharing,
+                    figures: Arc::clone(&figures),
+                    cancel: cancel.clone(),
+                };
+                let holder = tokio::spawn(holder.run(cancel));
+                let follower = Follower::start(following, holder);
+                (Source::Shared(Box::new(follower)), Some(figures))
+            }
+        };
         let (sender, status) = watch::channel(Status::Starting);
-        tokio::spawn(dispatch::run(Arc::clone(&context), stream, sender));
+        tokio::spawn(dispatch::run(Arc::clone(&context), source, sender));
         Self {
             context,
             status,
-            stats,
+            sharing,
         }
     }
 
@@ -568,10 +607,17 @@ impl Changes {
         self.status.clone()
     }
 
-    /// Figures of the replication connection.
+    /// Figures of what is read at the moment: the replication connection, or in a cluster what the holder of the slot
+    /// hands over.
     #[must_use]
     pub fn replication_stats(&self) -> Arc<Stats> {
-        Arc::clone(&self.stats)
+        self.context.stats()
+    }
+
+    /// This node's part in sharing one slot; `None` for a node alone.
+    #[must_use]
+    pub fn sharing_figures(&self) -> Option<Arc<SharingFigures>> {
+        self.sharing.clone()
     }
 
     /// What deciding visibility took so far.

@@ -9,6 +9,8 @@
 //! ```
 //!
 //! It is not the place of sockets, tokens or HTTP (see `walcast`), nor of decoding (see `walcast-replication`).
+//! The nodes of a cluster share one slot ([`Sharing`]); each decides for its own channels.
+//!
 //! A check that fails means "not visible"; a table that is slow delays the channels bound to it, nobody else.
 
 #[cfg(test)]
@@ -42,6 +44,7 @@ mod lost_columns;
 mod meter;
 mod moment;
 mod notice;
+mod once;
 mod open_filters;
 mod outgoing;
 pub mod policy;
@@ -54,6 +57,8 @@ mod rights;
 mod row;
 mod row_read;
 mod scalar;
+mod sharing;
+mod source;
 mod subscription;
 mod table;
 mod tap;
@@ -69,6 +74,7 @@ pub use error::SubscribeError;
 pub use meter::Meter;
 pub use notice::SUBSCRIBED;
 pub use position::{Position, PositionError, Since};
+pub use sharing::{Sharing, SharingFigures};
 pub use subscription::{Request, Subscription};
 pub use tap::Tap;
 pub use visibility::{Visibility, VisibilityFigures};

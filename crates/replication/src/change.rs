@@ -83,6 +83,8 @@ pub(crate) enum Span {
 pub struct Tuple {
     pub(crate) bytes: Bytes,
     pub(crate) spans: Box<[Span]>,
+    /// Bytes of values that were too much to travel and read as [`Value::UnchangedToast`].
+    pub(crate) left_out_bytes: usize,
 }
 
 impl Tuple {
@@ -114,6 +116,7 @@ impl Tuple {
         Some(Self {
             bytes: bytes.into(),
             spans: spans.into(),
+            left_out_bytes: 0,
         })
     }
 
@@ -123,6 +126,7 @@ impl Tuple {
         Self {
             bytes: Bytes::copy_from_slice(&self.bytes),
             spans: self.spans.clone(),
+            left_out_bytes: self.left_out_bytes,
         }
     }
 
@@ -152,10 +156,10 @@ impl Tuple {
         self.spans.is_empty()
     }
 
-    /// Its size on the wire.
+    /// Its size on the wire, with all its values.
     #[must_use]
     pub fn wire_bytes(&self) -> usize {
-        self.bytes.len()
+        self.bytes.len().saturating_add(self.left_out_bytes)
     }
 }
 
@@ -206,9 +210,9 @@ impl Action {
     pub fn wire_bytes(&self) -> usize {
         match self {
             Self::Insert { new } => new.wire_bytes(),
-            Self::Update { old, new } => {
-                new.wire_bytes() + old.as_ref().map_or(0, |old| old.tuple().wire_bytes())
-            }
+            Self::Update { old, new } => new
+                .wire_bytes()
+                .saturating_add(old.as_ref().map_or(0, |old| old.tuple().wire_bytes())),
             Self::Delete { old } => old.tuple().wire_bytes(),
         }
     }

@@ -103,6 +103,37 @@ pub enum StreamError {
         /// Its message.
         message: String,
     },
+    /// Another session uses the permanent slot.
+    #[error(
+        "the replication slot is in use: {0}. Another server uses the same WALCAST_SLOT_NAME, or one that is gone has not been missed yet"
+    )]
+    SlotInUse(String),
+    /// The permanent slot is not ours.
+    #[error(
+        "the replication slot \"{name}\" is of {owner}, not of this database and pgoutput. Set WALCAST_SLOT_NAME to a name of its own"
+    )]
+    ForeignSlot {
+        /// Its name.
+        name: String,
+        /// Whose it is.
+        owner: String,
+    },
+    /// Another session has the lock that allows to stream.
+    #[error(
+        "another server streams from this database as \"{name}\" (process {pid}). If it is of another cluster, give this one a WALCAST_REDIS_PREFIX of its own"
+    )]
+    Guarded {
+        /// The name of the lock.
+        name: String,
+        /// The process id of its session in Postgres, 0 if it has gone.
+        pid: u32,
+    },
+    /// The node that reads the log for all has said so.
+    #[error("the node that reads the database's log for all says: {0}")]
+    Elsewhere(String),
+    /// This node turns to another source of changes.
+    #[error("{0}")]
+    Switched(&'static str),
     /// The connection broke.
     #[error("the connection to Postgres broke: {0}")]
     Io(#[from] io::Error),
@@ -136,6 +167,7 @@ impl StreamError {
             ("3D000", _) => Self::UnknownDatabase(message),
             ("53300", _) if message.contains("max_wal_senders") => Self::NoFreeWalsender(message),
             ("53300", _) => Self::TooManyConnections(message),
+            ("55006", CREATING_SLOT | STARTING) => Self::SlotInUse(message),
             ("53400", CREATING_SLOT) => Self::NoFreeSlot(message),
             ("42501", LOGGING_IN | CREATING_SLOT | STARTING) => Self::NoReplicationRight(message),
             ("55000", CREATING_SLOT) if message.contains("wal_level") => Self::WalLevel(message),

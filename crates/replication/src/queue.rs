@@ -24,13 +24,19 @@ pub(crate) struct Sender {
 pub(crate) struct Receiver {
     events: mpsc::Receiver<Queued>,
     shared: Arc<Shared>,
+    /// Events that were taken and are not settled.
+    unsettled: u64,
+    /// End of the last transaction among them.
+    unsettled_end: Option<Lsn>,
 }
 
 /// What the consumer's progress tells the reader.
 struct Shared {
     stats: Arc<Stats>,
-    /// End of the last transaction that was taken whole.
-    taken: AtomicU64,
+    /// End of the last transaction that was settled whole.
+    settled: AtomicU64,
+    /// Events that were sent and are not settled.
+    open: AtomicU64,
     drained: Notify,
 }
 
@@ -44,7 +50,8 @@ pub(crate) fn channel(events: usize, bytes: usize, stats: &Arc<Stats>) -> (Sende
     let room = Arc::new(Semaphore::new(units));
     let shared = Arc::new(Shared {
         stats: Arc::clone(stats),
-        taken: AtomicU64::new(0),
+        settled: AtomicU64::new(0),
+        open: AtomicU64::new(0),
         drained: Notify::new(),
     });
     (
@@ -57,6 +64,8 @@ pub(crate) fn channel(events: usize, bytes: usize, stats: &Arc<Stats>) -> (Sende
         Receiver {
             events: receiver,
             shared,
+            unsettled: 0,
+            unsettled_end: None,
         },
     )
 }
@@ -76,6 +85,7 @@ impl Sender {
             .await
             .map_err(|_| Gone)?;
         let slot = self.events.reserve().await.map_err(|_| Gone)?;
+        self.shared.open.fetch_add(1, Ordering::Relaxed);
         self.shared.stats.queue_changes.fetch_add(1, Ordering::Relaxed);
         self.shared
             .stats
@@ -90,36 +100,57 @@ impl Sender {
         self.events.closed().await;
     }
 
-    /// Whether the consumer has taken everything.
-    pub(crate) fn is_empty(&self) -> bool {
+    /// Whether the consumer is done with everything.
+    pub(crate) fn is_settled(&self) -> bool {
         // This side alone adds, so once it reads zero nothing that was sent is left.
-        self.shared.stats.queue_changes.load(Ordering::Relaxed) == 0
+        self.shared.open.load(Ordering::Relaxed) == 0
     }
 
-    /// End of the last transaction of which the consumer has taken everything.
-    pub(crate) fn taken(&self) -> Lsn {
-        Lsn(self.shared.taken.load(Ordering::Relaxed))
+    /// End of the last transaction with which the consumer is done.
+    pub(crate) fn settled(&self) -> Lsn {
+        Lsn(self.shared.settled.load(Ordering::Relaxed))
     }
 
-    /// Resolves when the consumer has taken everything.
+    /// Resolves when the consumer is done with everything.
     pub(crate) async fn drained(&self) {
-        while !self.is_empty() {
+        while !self.is_settled() {
             self.shared.drained.notified().await;
         }
     }
 }
 
 impl Receiver {
-    pub(crate) async fn next(&mut self) -> Option<Event> {
-        let (event, bytes, _share) = self.events.recv().await?;
+    /// Waits for the next event.
+    pub(crate) async fn take(&mut self) -> Option<Event> {
+        let queued = self.events.recv().await?;
+        Some(self.taken(queued))
+    }
+
+    /// The next event, if it is there.
+    pub(crate) fn take_ready(&mut self) -> Option<Event> {
+        let queued = self.events.try_recv().ok()?;
+        Some(self.taken(queued))
+    }
+
+    fn taken(&mut self, (event, bytes, _share): Queued) -> Event {
+        self.unsettled += 1;
         if let Event::Commit { end, .. } = &event {
-            self.shared.taken.store(end.0, Ordering::Relaxed);
+            self.unsettled_end = Some(*end);
         }
         self.shared.stats.queue_bytes.fetch_sub(bytes, Ordering::Relaxed);
-        if self.shared.stats.queue_changes.fetch_sub(1, Ordering::Relaxed) == 1 {
+        self.shared.stats.queue_changes.fetch_sub(1, Ordering::Relaxed);
+        event
+    }
+
+    /// The consumer is done with everything it took.
+    pub(crate) fn settle(&mut self) {
+        if let Some(end) = self.unsettled_end.take() {
+            self.shared.settled.store(end.0, Ordering::Relaxed);
+        }
+        let settled = std::mem::take(&mut self.unsettled);
+        if settled > 0 && self.shared.open.fetch_sub(settled, Ordering::Relaxed) == settled {
             self.shared.drained.notify_one();
         }
-        Some(event)
     }
 }
 
@@ -159,7 +190,7 @@ mod tests {
             sender.send(commit(2)).await.unwrap();
             let mut third = Box::pin(sender.send(commit(3)));
             assert!(pending(third.as_mut()));
-            receiver.next().await.unwrap();
+            receiver.take().await.unwrap();
             third.await.unwrap();
         }
     }
@@ -170,19 +201,22 @@ mod tests {
         sender.send(commit(1)).await.unwrap();
         let mut second = Box::pin(sender.send(commit(2)));
         assert!(pending(second.as_mut()));
-        receiver.next().await.unwrap();
+        receiver.take().await.unwrap();
         second.await.unwrap();
     }
 
     #[tokio::test]
-    async fn a_transaction_counts_as_taken_when_its_end_was() {
+    async fn a_transaction_is_settled_when_its_end_was_taken_and_the_consumer_says_so() {
         let (sender, mut receiver) = channel(10, 10_000, &Arc::default());
         sender.send(commit(5)).await.unwrap();
-        assert!(!sender.is_empty());
-        assert_eq!(sender.taken(), Lsn(0));
+        assert!(!sender.is_settled());
         assert!(pending(Box::pin(sender.drained()).as_mut()));
-        receiver.next().await.unwrap();
-        assert_eq!(sender.taken(), Lsn(5));
+        receiver.take().await.unwrap();
+        assert!(receiver.take_ready().is_none());
+        assert_eq!(sender.settled(), Lsn(0));
+        assert!(!sender.is_settled());
+        receiver.settle();
+        assert_eq!(sender.settled(), Lsn(5));
         sender.drained().await;
     }
 

@@ -40,7 +40,7 @@ pub(crate) struct Reader<'a> {
     transaction: Option<Current>,
     /// Every transaction that ends before this has been read, and its events are in the queue or beyond.
     read_to: Lsn,
-    /// The server asked how far we are, and the consumer had not yet taken all that was read.
+    /// The server asked how far we are, and the consumer was not yet done with all that was read.
     owes_answer: bool,
     /// Whether the last row was one that nobody wants.
     is_skipping: bool,
@@ -88,7 +88,7 @@ impl<'a> Reader<'a> {
         stats: &'a Stats,
     ) -> Self {
         let status_interval = Duration::from_millis(options.status_interval_ms.max(10));
-        stats.begin(session.start);
+        stats.begin(session.start, session.is_resumed);
         Self {
             // The server gives up after its timeout without a word from us, so three words fit into it.
             status_interval: session
@@ -116,9 +116,12 @@ impl<'a> Reader<'a> {
     pub(crate) async fn run(&mut self, attempt: u64) -> Result<Infallible, StreamError> {
         let mut tick = interval(self.status_interval);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let start = self.session.start;
-        self.hand_over(Event::Streaming { start, attempt }, &mut tick)
-            .await?;
+        let streaming = Event::Streaming {
+            start: self.session.start,
+            attempt,
+            is_resumed: self.session.is_resumed,
+        };
+        self.hand_over(streaming, &mut tick).await?;
         loop {
             match self.look_ahead()? {
                 Ahead::Unknown => self.wait(&mut tick).await?,
@@ -287,7 +290,7 @@ impl<'a> Reader<'a> {
                     commit,
                     commit_timestamp_us,
                 };
-                self.stats.set_begun(Some((commit, commit_timestamp_us)));
+                self.stats.advance_begun(commit, commit_timestamp_us);
                 self.transaction = Some(Current {
                     transaction,
                     rows: 0,
@@ -376,13 +379,16 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Where the slot may begin again: everything before it has been taken by the consumer or concerns nobody.
+    /// Where the slot may begin again: the consumer is done with everything before it, or it concerns nobody.
     fn confirmable(&self) -> Lsn {
-        if self.sender.is_empty() {
+        if self.sender.is_settled() {
             return self.read_to;
         }
-        // What is taken now may be of an earlier connection, even to another server.
-        self.sender.taken().max(self.stats.confirmed()).min(self.read_to)
+        // What is settled now may be of an earlier connection, even to another server.
+        self.sender
+            .settled()
+            .max(self.stats.confirmed())
+            .min(self.read_to)
     }
 
     async fn send_status(&mut self, wants_answer: bool) -> Result<(), StreamError> {
@@ -423,7 +429,7 @@ fn ended_by(error: StreamError) -> StreamError {
 }
 
 /// Versions grow over all sessions, so that a consumer never takes a new session's relation for one it knows.
-fn next_version() -> u64 {
+pub(crate) fn next_version() -> u64 {
     static VERSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
     VERSIONS.fetch_add(1, Ordering::Relaxed)
 }

@@ -1,10 +1,11 @@
 //! From a configuration to a running stream: connection, login, publication, slot, START_REPLICATION.
 
 use crate::config::{Config, SslMode};
-use crate::error::{CREATING_SLOT, STARTING, StreamError};
+use crate::error::{STARTING, StreamError};
 use crate::login::log_in;
 use crate::lsn::Lsn;
 use crate::publication;
+use crate::slot::{self, Guard, Making};
 use crate::stream::TablePublication;
 use crate::transport::Transport;
 use crate::wire::{Backend, Wire};
@@ -14,8 +15,6 @@ use std::future::Future;
 use std::time::Duration;
 use tokio::time::timeout;
 
-/// After so long it is worth saying what making the slot waits for.
-const SLOT_IS_SLOW_AFTER: Duration = Duration::from_secs(10);
 /// The code of a request to cancel a statement, in place of a protocol version.
 const CANCEL_REQUEST: u32 = 80_877_102;
 
@@ -24,6 +23,8 @@ pub(crate) struct Session {
     pub(crate) wire: Wire,
     /// Where it begins: every transaction that commits after this is seen.
     pub(crate) start: Lsn,
+    /// A slot that was there goes on.
+    pub(crate) is_resumed: bool,
     /// `wal_sender_timeout`; `None` when it is off.
     pub(crate) sender_timeout: Option<Duration>,
 }
@@ -34,6 +35,10 @@ pub(crate) struct Wanted<'a> {
     pub(crate) create_publication: bool,
     pub(crate) table_publications: &'a [TablePublication],
     pub(crate) slot: &'a str,
+    pub(crate) making: Making,
+    pub(crate) guard: Option<&'a Guard>,
+    /// Whether a session that holds the guard is ended.
+    pub(crate) may_evict: bool,
     pub(crate) max_message_bytes: usize,
 }
 
@@ -88,29 +93,15 @@ impl Prepared {
     /// Makes the slot and starts the stream. Postgres waits here for the transactions that are running, which may
     /// take any time.
     pub(crate) async fn stream(mut self, wanted: &Wanted<'_>) -> Result<Session, StreamError> {
-        let slot = quote_identifier(wanted.slot);
-        let create = format!("CREATE_REPLICATION_SLOT {slot} TEMPORARY LOGICAL pgoutput NOEXPORT_SNAPSHOT");
-        let created = {
-            let creating = query(&mut self.wire, CREATING_SLOT, &create);
-            let mut creating = std::pin::pin!(creating);
-            match timeout(SLOT_IS_SLOW_AFTER, creating.as_mut()).await {
-                Ok(created) => created?,
-                Err(_) => {
-                    tracing::warn!(
-                        "the replication slot has to wait for transactions that are open; see pg_stat_activity"
-                    );
-                    creating.await?
-                }
-            }
-        };
-        let start = created
-            .first()
-            .and_then(|row| row.get(1)?.as_deref()?.parse().ok())
-            .ok_or_else(|| StreamError::Protocol("the answer to CREATE_REPLICATION_SLOT".to_owned()))?;
+        if let Some(guard) = wanted.guard {
+            slot::acquire(&mut self.wire, guard, wanted.may_evict).await?;
+        }
+        let made = slot::make(&mut self.wire, wanted.slot, wanted.making).await?;
         start_replication(&mut self.wire, wanted.slot, &self.publications).await?;
         Ok(Session {
             wire: self.wire,
-            start,
+            start: made.start,
+            is_resumed: made.is_resumed,
             sender_timeout: self.sender_timeout,
         })
     }

@@ -53,8 +53,12 @@ impl Stats {
         *self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set_begun(&self, begun: Option<(Lsn, i64)>) {
-        *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+    /// A transaction is about to be read. One that comes again, from a slot that was resumed, tells nothing new.
+    pub(crate) fn advance_begun(&self, commit: Lsn, commit_timestamp_us: i64) {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        if begun.is_none_or(|(known, _)| known < commit) {
+            *begun = Some((commit, commit_timestamp_us));
+        }
     }
 
     /// Log the server has written and we have not confirmed, in bytes.
@@ -63,9 +67,12 @@ impl Stats {
         self.server_end().0.saturating_sub(self.confirmed().0)
     }
 
-    /// A new slot begins here. That can be before the last one's end, on another server after a failover.
-    pub(crate) fn begin(&self, start: Lsn) {
-        self.set_begun(None);
+    /// A session begins here. With a new slot that can be before the last one's end, on another server after a
+    /// failover.
+    pub(crate) fn begin(&self, start: Lsn, is_resumed: bool) {
+        if !is_resumed {
+            *self.begun.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        }
         for position in [&self.received_lsn, &self.server_lsn, &self.confirmed_lsn] {
             position.store(start.0, Ordering::Relaxed);
         }

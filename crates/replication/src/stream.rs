@@ -7,6 +7,7 @@ use crate::lsn::Lsn;
 use crate::queue::{self, Receiver, Sender};
 use crate::reader::Reader;
 use crate::session::{self, Prepared, Wanted};
+use crate::slot::{Guard, Making, Slot};
 use crate::stats::Stats;
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -40,8 +41,12 @@ pub struct StreamOptions {
     pub create_publication: bool,
     /// Publications of one table each, made or corrected if the role may. Without one the stream runs without it.
     pub table_publications: Vec<TablePublication>,
-    /// Begin of the slot's name; a random suffix makes it unique. Lower-case letters, digits and `_`.
+    /// Begin of a temporary slot's name; a random suffix makes it unique. Lower-case letters, digits and `_`.
     pub slot_prefix: String,
+    /// How long the slot lives.
+    pub slot: Slot,
+    /// A lock in the database that is held as long as the slot is used, so that one stream at a time does so.
+    pub guard: Option<Guard>,
     /// Events that may wait for the consumer.
     pub queue_changes: usize,
     /// Bytes of tuples that may wait for the consumer.
@@ -74,6 +79,8 @@ impl Default for StreamOptions {
             create_publication: true,
             table_publications: Vec::new(),
             slot_prefix: "walcast".to_owned(),
+            slot: Slot::Temporary,
+            guard: None,
             queue_changes: 4_096,
             queue_bytes: 32 * 1024 * 1024,
             status_interval_ms: 10_000,
@@ -94,14 +101,19 @@ pub enum Event {
         start: Lsn,
         /// Number of the connection, from 1.
         attempt: u64,
+        /// Whether a permanent slot goes on where it was: nothing is missing, and what was not settled comes again.
+        is_resumed: bool,
     },
-    /// The connection could not be made, or was lost together with its slot: what commits until the next
-    /// [`Event::Streaming`] is never seen.
+    /// The connection could not be made, or was lost. What commits until the next [`Event::Streaming`] is never seen,
+    /// unless a permanent slot keeps it.
     Lost {
         /// Why.
         reason: Arc<StreamError>,
         /// When it will be tried again.
         retry_in_ms: u64,
+        /// Whether a permanent slot is to be resumed, so that nothing is known to be lost until
+        /// [`Event::Streaming`] tells.
+        is_kept: bool,
     },
     /// A row change.
     Change(Change),
@@ -128,9 +140,27 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// The next event; `None` when the stream was cancelled and its slot is gone.
+    /// The next event; `None` when the stream was cancelled and its slot is gone, or left in peace if it is permanent.
+    /// The slot may forget it at once.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.next().await
+        let event = self.events.take().await;
+        self.events.settle();
+        event
+    }
+
+    /// As [`Stream::next`], but the slot keeps what is taken until [`Stream::settle`].
+    pub async fn take(&mut self) -> Option<Event> {
+        self.events.take().await
+    }
+
+    /// The next event if it is there already; the slot keeps it until [`Stream::settle`].
+    pub fn take_ready(&mut self) -> Option<Event> {
+        self.events.take_ready()
+    }
+
+    /// Everything that was taken is where it belongs: the slot may forget it.
+    pub fn settle(&mut self) {
+        self.events.settle();
     }
 
     /// Figures of the connection.
@@ -168,11 +198,19 @@ async fn supervise(
 ) {
     let mut backoff_ms = options.backoff_min_ms;
     let mut attempt = 0;
+    let mut making = Making::first(&options.slot);
     loop {
         attempt += 1;
         let running = Instant::now();
         let Err(error) = Box::pin(connection(
-            &config, &options, &*interest, &cancel, &sender, &stats, attempt,
+            &config,
+            &options,
+            &mut making,
+            &*interest,
+            &cancel,
+            &sender,
+            &stats,
+            attempt,
         ))
         .await
         else {
@@ -184,11 +222,13 @@ async fn supervise(
         // Between half and all of the pause, so that many servers do not come back in step.
         let retry_in_ms = rand::random_range(backoff_ms / 2..=backoff_ms);
         backoff_ms = backoff_ms.saturating_mul(2).min(options.backoff_max_ms);
+        let is_kept = making.resumes();
         let pause = async {
             let told = sender
                 .send(Event::Lost {
                     reason: Arc::new(error),
                     retry_in_ms,
+                    is_kept,
                 })
                 .await;
             tokio::time::sleep(Duration::from_millis(retry_in_ms)).await;
@@ -204,9 +244,11 @@ async fn supervise(
 }
 
 /// One connection, until it breaks, or until the stream is to end (`Ok`).
+#[expect(clippy::too_many_arguments, reason = "it is the body of one loop")]
 async fn connection(
     config: &Config,
     options: &StreamOptions,
+    making: &mut Making,
     interest: &dyn Interest,
     cancel: &CancellationToken,
     sender: &Sender,
@@ -220,12 +262,18 @@ async fn connection(
         }
     };
     let mut stopped = std::pin::pin!(stopped);
-    let slot = format!("{}_{:016x}", options.slot_prefix, rand::random::<u64>());
+    let slot = match &options.slot {
+        Slot::Temporary => format!("{}_{:016x}", options.slot_prefix, rand::random::<u64>()),
+        Slot::Permanent { name, .. } => name.clone(),
+    };
     let wanted = Wanted {
         publications: &options.publications,
         create_publication: options.create_publication,
         table_publications: &options.table_publications,
         slot: &slot,
+        making: *making,
+        guard: options.guard.as_ref(),
+        may_evict: attempt == 1,
         max_message_bytes: options.max_message_bytes,
     };
     let prepared = tokio::select! {
@@ -242,11 +290,15 @@ async fn connection(
         }
         session = prepared.stream(&wanted) => session?,
     };
+    making.made();
     let mut reader = Reader::new(session, options, interest, sender, stats);
     tokio::select! {
         () = stopped.as_mut() => {}
         ended = reader.run(attempt) => {
             stats.reconnects.fetch_add(1, Ordering::Relaxed);
+            if let Err(error) = &ended {
+                making.broke(error);
+            }
             return ended.map(|_: Infallible| ());
         }
     }

@@ -12,6 +12,8 @@ mod change;
 mod impostor;
 #[path = "main/loss.rs"]
 mod loss;
+#[path = "main/parcel.rs"]
+mod parcel;
 #[path = "main/pgoutput.rs"]
 mod pgoutput;
 #[path = "main/publication.rs"]
@@ -20,6 +22,8 @@ mod publication;
 mod relation;
 #[path = "main/server.rs"]
 mod server;
+#[path = "main/slot.rs"]
+mod slot;
 #[path = "main/tls.rs"]
 mod tls;
 #[path = "main/watched.rs"]

@@ -24,5 +24,6 @@ mod recovery;
 mod refused_rows;
 mod rights;
 mod scene;
+mod sharing;
 mod tables_that_change;
 mod values;

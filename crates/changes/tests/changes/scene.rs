@@ -65,28 +65,7 @@ impl Scene {
     }
 
     pub(crate) async fn subscribe(&self, claims: Claims, entries: Value) -> Result<Listener, SubscribeError> {
-        let (sender, frames) = mpsc::unbounded_channel();
-        let join = json!({ "config": { "postgres_changes": entries } }).to_string();
-        let join = JoinPayload::parse(&RawValue::from_string(join).unwrap()).unwrap();
-        let entries = join.config.unwrap().postgres_changes;
-        let ids = entries.iter().map(|entry| entry.id).collect();
-        let request = Request {
-            version: Version::V2,
-            topic: Arc::from("realtime:room"),
-            join_ref: Ref::from_text("1"),
-            legacy: false,
-            entries,
-            claims: Arc::new(claims),
-            outlet: Arc::new(Sender(sender)),
-        };
-        let subscription = timeout(DEADLINE, self.changes.subscribe(request))
-            .await
-            .unwrap_or_else(|_| panic!("no answer to a subscription"))?;
-        Ok(Listener {
-            subscription,
-            ids,
-            frames,
-        })
+        subscribe(&self.changes, claims, entries).await
     }
 
     pub(crate) async fn listen(&self, claims: Claims, entries: Value) -> Listener {
@@ -102,6 +81,36 @@ impl Scene {
             Err(error) => error.to_string(),
         }
     }
+}
+
+/// A channel of an engine.
+pub(crate) async fn subscribe(
+    changes: &Changes,
+    claims: Claims,
+    entries: Value,
+) -> Result<Listener, SubscribeError> {
+    let (sender, frames) = mpsc::unbounded_channel();
+    let join = json!({ "config": { "postgres_changes": entries } }).to_string();
+    let join = JoinPayload::parse(&RawValue::from_string(join).unwrap()).unwrap();
+    let entries = join.config.unwrap().postgres_changes;
+    let ids = entries.iter().map(|entry| entry.id).collect();
+    let request = Request {
+        version: Version::V2,
+        topic: Arc::from("realtime:room"),
+        join_ref: Ref::from_text("1"),
+        legacy: false,
+        entries,
+        claims: Arc::new(claims),
+        outlet: Arc::new(Sender(sender)),
+    };
+    let subscription = timeout(DEADLINE, changes.subscribe(request))
+        .await
+        .unwrap_or_else(|_| panic!("no answer to a subscription"))?;
+    Ok(Listener {
+        subscription,
+        ids,
+        frames,
+    })
 }
 
 struct Sender(mpsc::UnboundedSender<Value>);

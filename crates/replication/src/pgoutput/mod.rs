@@ -14,7 +14,7 @@ use crate::lsn::Lsn;
 use reader::Reader;
 
 /// Microseconds between the Unix epoch and Postgres' (2000-01-01).
-const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
+pub(crate) const POSTGRES_EPOCH_US: i64 = 946_684_800_000_000;
 
 /// What a message says. Rows keep their bytes, see [`decode_row`].
 #[derive(Clone, Debug, PartialEq, Eq)]

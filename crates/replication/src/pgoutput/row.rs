@@ -103,5 +103,6 @@ fn tuple(reader: &mut Reader<'_>, message: &[u8]) -> Result<Tuple, Malformed> {
     Ok(Tuple {
         bytes: Bytes::copy_from_slice(bytes),
         spans: spans.into_boxed_slice(),
+        left_out_bytes: 0,
     })
 }
