@@ -27,6 +27,12 @@ impl MemberId {
     pub fn from_number(number: u64) -> Self {
         Self(number)
     }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// A channel that enters a room.

@@ -4,7 +4,7 @@ use crate::bus::Bus;
 use crate::config::{Config, RedisConfig, Vitality};
 use crate::counts::Counts;
 use crate::lease::Leases;
-use crate::memory::{MemoryBus, MemoryLeases, MemoryShelf, MemoryStreams, Wire};
+use crate::memory::{Line, MemoryBus, MemoryLeases, MemoryShelf, MemoryStreams, Rack, Wire};
 use crate::node::NodeId;
 use crate::presence::Presences;
 use crate::presence::shelf::Shelf;
@@ -17,8 +17,9 @@ use crate::redis::link::Link;
 use crate::redis::shelf::RedisShelf;
 use crate::redis::stream::RedisStreams;
 use crate::stream::Streams;
+use std::collections::HashMap;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 /// How often a node tells the others its counts.
@@ -30,7 +31,38 @@ pub struct Hub {
     wire: Arc<Wire>,
     leases: Arc<MemoryLeases>,
     streams: Arc<MemoryStreams>,
-    shelf: Arc<MemoryShelf>,
+    rack: Arc<Rack>,
+    lines: Arc<Mutex<HashMap<NodeId, Weak<Line>>>>,
+}
+
+impl Hub {
+    /// Cuts a node off from the others, as a network does: it neither hears nor tells anything, and its presences
+    /// cannot be written or renewed. Leases and streams go on.
+    pub fn cut(&self, node: NodeId) {
+        if let Some(line) = self.line(node) {
+            line.cut();
+        }
+    }
+
+    /// Lets a node that was cut off hear and tell again. What was published meanwhile it has missed.
+    pub fn mend(&self, node: NodeId) {
+        if let Some(line) = self.line(node) {
+            line.mend();
+        }
+    }
+
+    fn line(&self, node: NodeId) -> Option<Arc<Line>> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.get(&node)?.upgrade()
+    }
+
+    fn add_line(&self, node: NodeId) -> Arc<Line> {
+        let line = Arc::<Line>::default();
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        lines.retain(|_, line| line.strong_count() > 0);
+        lines.insert(node, Arc::downgrade(&line));
+        line
+    }
 }
 
 /// What a node shares with the others.
@@ -95,8 +127,9 @@ impl Cluster {
     pub fn in_memory(hub: &Hub, vitality: Vitality) -> Self {
         let node = NodeId::random();
         let leases: Arc<MemoryLeases> = Arc::clone(&hub.leases);
-        let shelf: Arc<MemoryShelf> = Arc::clone(&hub.shelf);
-        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node));
+        let line = hub.add_line(node);
+        let shelf = Arc::new(MemoryShelf::new(Arc::clone(&hub.rack), Arc::clone(&line)));
+        let bus: Arc<dyn Bus> = Arc::new(MemoryBus::join(Arc::clone(&hub.wire), node, line));
         Self {
             node,
             presences: Presences::start(Arc::clone(&bus), shelf, vitality),

@@ -9,14 +9,22 @@
 //! the rooms of `walcast-broadcast`. Nothing here knows a socket or asks a database: who may be present or told of it
 //! is decided by the caller.
 //!
-//! Every presence has a node that owns it. The only one so far is this one; those of others will enter at
-//! [`roster`]'s `put` and `take`, like ours.
+//! Every presence has a node that owns it. What other nodes report of theirs ([`neighbours`]) enters a topic while
+//! somebody here hears of presences or tracks one ([`following`]), and is told within the same windows as ours.
 
 mod fields;
+mod following;
+pub mod fuzzing;
 #[cfg(test)]
 mod merging;
 mod meta;
+mod neighbours;
 mod presences;
+mod report;
 mod roster;
+#[cfg(test)]
+mod scene;
 
+pub use following::Following;
+pub use neighbours::Neighbours;
 pub use presences::{Meter, Options, Presence, Presences, TrackError, Tracked};

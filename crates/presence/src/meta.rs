@@ -1,27 +1,25 @@
 //! What a presence carries.
 
-use std::sync::Arc;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use walcast_protocol::quoted;
 
 /// Tells one meta from every other, on all nodes: `phx_ref`. New with every change (`protocol.md 6.2`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct MetaRef([u8; 12]);
+pub(crate) struct MetaRef(pub(crate) [u8; 12]);
 
 impl MetaRef {
     pub(crate) fn random() -> Self {
         Self(rand::random())
     }
 
-    fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         URL_SAFE_NO_PAD.encode(self.0)
     }
 }
 
 /// What one channel tracks.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Meta {
     pub(crate) reference: MetaRef,
     /// The meta that members saw before, if this one is an update of it.
@@ -34,12 +32,12 @@ pub(crate) struct Meta {
 const OVERHEAD_BYTES: usize = 128;
 
 impl Meta {
-    pub(crate) fn new(previous: Option<MetaRef>, fields: &str) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(previous: Option<MetaRef>, fields: &str) -> Self {
+        Self {
             reference: MetaRef::random(),
             previous,
             fields: fields.into(),
-        })
+        }
     }
 
     /// What it weighs in its topic's limit.

@@ -8,10 +8,14 @@ use dashmap::mapref::entry::Entry;
 use thiserror::Error;
 use tokio::runtime::Handle;
 use walcast_broadcast::{MemberId, Membership, Room, Rooms};
+use walcast_cluster::NodeId;
 use walcast_protocol::{Outlet, Ref, Version, fan_out, push};
 
 use crate::fields;
-use crate::roster::{Full, NodeId, Owner, Place, Roster};
+use crate::following::{Following, Watching};
+use crate::neighbours::{Neighbours, News};
+use crate::report;
+use crate::roster::{Full, Owner, Place, Roster};
 
 const DIFF: &str = "presence_diff";
 
@@ -24,7 +28,7 @@ pub struct Options {
     pub max_topic_bytes: usize,
 }
 
-/// Counts what happens.
+/// Counts what happens. Those who come and go are this node's.
 pub trait Meter: Send + Sync {
     /// A diff was handed to so many members.
     fn told(&self, members: usize);
@@ -34,6 +38,9 @@ pub trait Meter: Send + Sync {
 
     /// There is one less.
     fn went(&self);
+
+    /// What came as so many presences of other nodes is none, and is left out.
+    fn malformed(&self, presences: usize);
 }
 
 /// What a `track` did.
@@ -57,23 +64,31 @@ pub enum TrackError {
          raise WALCAST_PRESENCE_TOPIC_KB"
     )]
     Full,
+    /// It cannot travel to other nodes.
+    #[error("what is tracked takes more than 4 MiB with its key: track a smaller payload")]
+    TooLong,
 }
 
-struct Topic {
+pub(crate) struct Topic {
     sub_topic: Arc<str>,
     is_private: bool,
+    pub(crate) watching: Mutex<Watching>,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
-struct State {
+pub(crate) struct State {
     roster: Roster,
+    /// Whether the presences of other nodes count.
+    pub(crate) is_followed: bool,
+    /// Whether those that were there first have been told.
+    is_caught_up: bool,
     /// Members whose diffs carry a reference of their own.
     apart: Vec<Apart>,
     /// Whether the end of the window is awaited.
     is_due: bool,
     /// Whether the topic has been given up, and a new one may have taken its place.
-    is_gone: bool,
+    pub(crate) is_gone: bool,
 }
 
 struct Apart {
@@ -84,11 +99,11 @@ struct Apart {
 }
 
 impl Topic {
-    fn lock(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn room(&self) -> Room<'_> {
+    pub(crate) fn room(&self) -> Room<'_> {
         Room {
             topic: &self.sub_topic,
             is_private: self.is_private,
@@ -98,7 +113,7 @@ impl Topic {
 
 impl State {
     fn is_idle(&self) -> bool {
-        self.roster.is_empty() && self.apart.is_empty() && !self.is_due
+        self.roster.is_empty() && self.apart.is_empty() && !self.is_due && !self.is_followed
     }
 }
 
@@ -114,20 +129,33 @@ pub struct Presences {
     rooms: Arc<Rooms>,
     options: Options,
     meter: Arc<dyn Meter>,
+    neighbours: Option<Neighbours>,
+    /// This node.
+    node: NodeId,
     /// Windows end there: a presence may go while no runtime is entered.
     runtime: Handle,
 }
 
 impl Presences {
-    /// No presences yet. Diffs reach those members of the rooms that hear presence.
+    /// No presences yet. Diffs reach those members of the rooms that hear presence. Without neighbours there is this
+    /// node alone.
     #[must_use]
-    pub fn new(rooms: Arc<Rooms>, options: Options, meter: Arc<dyn Meter>, runtime: Handle) -> Arc<Self> {
+    pub fn new(
+        rooms: Arc<Rooms>,
+        neighbours: Option<Neighbours>,
+        options: Options,
+        meter: Arc<dyn Meter>,
+        runtime: Handle,
+    ) -> Arc<Self> {
+        let node = neighbours.as_ref().map_or_else(NodeId::random, Neighbours::node);
         Arc::new(Self {
             public: Floor::default(),
             private: Floor::default(),
             rooms,
             options,
             meter,
+            neighbours,
+            node,
             runtime,
         })
     }
@@ -160,10 +188,11 @@ impl Presences {
             presences: Arc::clone(self),
             sub_topic: room.topic.into(),
             is_private: room.is_private,
+            _following: self.follow(room),
             place: Place {
                 key: key.into(),
                 owner: Owner {
-                    node: NodeId::OURS,
+                    node: self.node,
                     member: member.id(),
                 },
             },
@@ -172,14 +201,66 @@ impl Presences {
         }
     }
 
-    /// Topics that somebody is present in, or was a moment ago.
+    /// Topics that somebody is present in or follows, or did a moment ago.
     #[must_use]
     pub fn topics(&self) -> usize {
         self.public.len() + self.private.len()
     }
 
+    pub(crate) fn neighbours(&self) -> Option<&Neighbours> {
+        self.neighbours.as_ref()
+    }
+
+    /// This node, by the name its presences have.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Takes what other nodes report.
+    pub(crate) fn hear(self: &Arc<Self>, topic: &Arc<Topic>, news: News) {
+        if news.malformed > 0 {
+            self.meter.malformed(news.malformed);
+        }
+        let mut state = topic.lock();
+        let is_changed = news.enter(&mut state.roster);
+        self.settle(topic, state, is_changed);
+    }
+
+    /// All that were on other nodes have been entered: the next state has them.
+    pub(crate) fn tell_first_sight(&self, topic: &Topic) {
+        let mut state = topic.lock();
+        if !std::mem::replace(&mut state.is_caught_up, true) {
+            self.tell(topic, &mut state);
+        }
+    }
+
+    /// Nobody is left to whom the presences of other nodes matter.
+    pub(crate) fn forget_others(self: &Arc<Self>, topic: &Arc<Topic>) {
+        let mut state = topic.lock();
+        state.is_followed = false;
+        state.is_caught_up = false;
+        let is_changed = state.roster.retract_all();
+        self.settle(topic, state, is_changed);
+    }
+
     fn floor(&self, is_private: bool) -> &Floor {
         if is_private { &self.private } else { &self.public }
+    }
+
+    /// The topic of that name, which may be about to be given up.
+    pub(crate) fn topic(&self, sub_topic: &Arc<str>, is_private: bool) -> Arc<Topic> {
+        let topic = self
+            .floor(is_private)
+            .entry(Arc::clone(sub_topic))
+            .or_insert_with(|| {
+                Arc::new(Topic {
+                    sub_topic: Arc::clone(sub_topic),
+                    is_private,
+                    watching: Mutex::default(),
+                    state: Mutex::default(),
+                })
+            });
+        Arc::clone(&topic)
     }
 
     /// Does something to a topic, and sees to it that its members are told if that changed something.
@@ -190,35 +271,29 @@ impl Presences {
         act: impl FnOnce(&mut State) -> (T, bool),
     ) -> T {
         loop {
-            let topic = Arc::clone(
-                &self
-                    .floor(is_private)
-                    .entry(Arc::clone(sub_topic))
-                    .or_insert_with(|| {
-                        Arc::new(Topic {
-                            sub_topic: Arc::clone(sub_topic),
-                            is_private,
-                            state: Mutex::default(),
-                        })
-                    }),
-            );
+            let topic = self.topic(sub_topic, is_private);
             let mut state = topic.lock();
             if state.is_gone {
                 continue;
             }
             let (outcome, is_changed) = act(&mut state);
-            if is_changed && self.options.window.is_zero() {
-                self.tell(&topic, &mut state);
-            } else if is_changed && !state.is_due {
-                state.is_due = true;
-                self.tell_later(&topic);
-            }
-            let is_idle = state.is_idle();
-            drop(state);
-            if is_idle {
-                self.give_up(&topic);
-            }
+            self.settle(&topic, state, is_changed);
             return outcome;
+        }
+    }
+
+    /// Sees to it that members are told if something changed, and that a topic goes that nobody needs.
+    fn settle(self: &Arc<Self>, topic: &Arc<Topic>, mut state: MutexGuard<'_, State>, is_changed: bool) {
+        if is_changed && self.options.window.is_zero() {
+            self.tell(topic, &mut state);
+        } else if is_changed && !state.is_due {
+            state.is_due = true;
+            self.tell_later(topic);
+        }
+        let is_idle = state.is_idle();
+        drop(state);
+        if is_idle {
+            self.give_up(topic);
         }
     }
 
@@ -230,11 +305,7 @@ impl Presences {
             let mut state = topic.lock();
             state.is_due = false;
             presences.tell(&topic, &mut state);
-            let is_idle = state.is_idle();
-            drop(state);
-            if is_idle {
-                presences.give_up(&topic);
-            }
+            presences.settle(&topic, state, false);
         });
     }
 
@@ -267,6 +338,7 @@ pub struct Presence {
     presences: Arc<Presences>,
     sub_topic: Arc<str>,
     is_private: bool,
+    _following: Following,
     place: Place,
     is_tracked: bool,
     is_apart: bool,
@@ -276,19 +348,26 @@ impl Presence {
     /// Tracks a payload, JSON, in the place of what was tracked.
     ///
     /// # Errors
-    /// If it is no object, or the topic is full; then what was tracked stays.
+    /// If it is no object, the topic is full, or it is too long for other nodes; then what was tracked stays.
     pub fn track(&mut self, payload: &str) -> Result<Tracked, TrackError> {
         let fields = fields::of_object(payload).ok_or(TrackError::NotAnObject)?;
         let max_bytes = self.presences.options.max_topic_bytes;
-        let place = &self.place;
+        let (place, neighbours) = (&self.place, self.presences.neighbours());
+        if neighbours.is_some() && !report::fits(&place.key, &fields) {
+            return Err(TrackError::TooLong);
+        }
         let tracked = self.presences.change(&self.sub_topic, self.is_private, |state| {
             let tracked = state.roster.track(place, &fields, max_bytes);
-            (tracked, tracked == Ok(true))
+            let is_changed = matches!(tracked, Ok(Some(_)));
+            (tracked, is_changed)
         });
-        match tracked {
-            Ok(false) => return Ok(Tracked::Same),
+        let meta = match tracked {
+            Ok(Some(meta)) => meta,
+            Ok(None) => return Ok(Tracked::Same),
             Err(Full) => return Err(TrackError::Full),
-            Ok(true) => {}
+        };
+        if let Some(neighbours) = neighbours {
+            neighbours.tell(self.room(), place, &meta);
         }
         if !std::mem::replace(&mut self.is_tracked, true) {
             self.presences.meter.came();
@@ -305,7 +384,18 @@ impl Presence {
         self.presences.change(&self.sub_topic, self.is_private, |state| {
             ((), state.roster.take(place))
         });
+        if let Some(neighbours) = self.presences.neighbours() {
+            neighbours.withdraw(self.room(), place);
+        }
         self.presences.meter.went();
+    }
+
+    /// Where the channel is.
+    fn room(&self) -> Room<'_> {
+        Room {
+            topic: &self.sub_topic,
+            is_private: self.is_private,
+        }
     }
 
     /// Has the channel hear diffs in frames that carry its reference, from now on and without a state: a private one

@@ -2,140 +2,16 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests")]
 
-use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 
 use serde_json::Value;
-use walcast_broadcast::Member;
-use walcast_protocol::{Frame, decode_server_text};
 
 use super::*;
-use crate::merging::Merging;
-
-#[derive(Default)]
-struct Inbox(Mutex<Vec<Frame>>);
-
-impl Outlet for Inbox {
-    fn deliver(&self, frame: Frame) {
-        self.0.lock().unwrap().push(frame);
-    }
-}
-
-#[derive(Default)]
-struct Counted {
-    told: AtomicUsize,
-    present: AtomicIsize,
-}
-
-impl Meter for Counted {
-    fn told(&self, members: usize) {
-        self.told.fetch_add(members, Ordering::Relaxed);
-    }
-
-    fn came(&self) {
-        self.present.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn went(&self) {
-        self.present.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-struct Scene {
-    rooms: Arc<Rooms>,
-    presences: Arc<Presences>,
-    counted: Arc<Counted>,
-}
-
-const WINDOW: Duration = Duration::from_millis(10);
-
-impl Scene {
-    fn new(window: Duration) -> Self {
-        let rooms = Arc::new(Rooms::default());
-        let counted = Arc::new(Counted::default());
-        let options = Options {
-            window,
-            max_topic_bytes: 10_000,
-        };
-        let meter = Arc::clone(&counted) as Arc<dyn Meter>;
-        let presences = Presences::new(Arc::clone(&rooms), options, meter, Handle::current());
-        Self {
-            rooms,
-            presences,
-            counted,
-        }
-    }
-
-    /// A channel that joins with presence.
-    fn join(&self, key: &str, is_private: bool) -> Channel {
-        let mut channel = self.join_without(key, is_private);
-        channel.introduce(&self.presences);
-        channel
-    }
-
-    fn join_without(&self, key: &str, is_private: bool) -> Channel {
-        let inbox = Arc::new(Inbox::default());
-        let member = Member {
-            version: Version::V2,
-            outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
-            reads: true,
-            hears_presence: false,
-            replay: None,
-        };
-        let room = Room {
-            topic: "room",
-            is_private,
-        };
-        let membership = self.rooms.enter(room, member);
-        Channel {
-            presence: self.presences.attend(&membership, key),
-            membership,
-            inbox,
-            state: None,
-        }
-    }
-}
-
-struct Channel {
-    presence: Presence,
-    membership: Membership,
-    inbox: Arc<Inbox>,
-    state: Option<String>,
-}
-
-impl Channel {
-    fn introduce(&mut self, presences: &Presences) {
-        presences.introduce(&self.membership, |state| self.state = Some(state.to_owned()));
-    }
-
-    fn track(&mut self, n: usize) -> Tracked {
-        self.presence.track(&format!(r#"{{"n":{n}}}"#)).unwrap()
-    }
-
-    /// The diffs it got since, as they are in the frames.
-    fn diffs(&self) -> Vec<String> {
-        let frames = std::mem::take(&mut *self.inbox.0.lock().unwrap());
-        let payload = |frame: Frame| {
-            let text = String::from_utf8(frame.bytes().to_vec()).unwrap();
-            let message = decode_server_text(Version::V2, &text).unwrap();
-            assert_eq!(
-                (&*message.topic, &*message.event),
-                ("realtime:room", "presence_diff")
-            );
-            message.payload.get().to_owned()
-        };
-        frames.into_iter().map(payload).collect()
-    }
-
-    fn merged(&self) -> Merging {
-        let mut merging = Merging::from_state(self.state.as_deref().unwrap());
-        self.diffs().iter().for_each(|diff| merging.merge(diff));
-        merging
-    }
-}
+use crate::scene::{Channel, Scene, TOPIC_BYTES, WINDOW};
 
 #[tokio::test]
 async fn without_a_window_each_change_is_told_at_once_to_everybody() {
-    let scene = Scene::new(Duration::ZERO);
+    let scene = Scene::alone(Duration::ZERO);
     let (mut ada, ben) = (scene.join("ada", false), scene.join("ben", false));
     assert_eq!(ada.track(1), Tracked::Changed);
     assert_eq!(ada.track(1), Tracked::Same);
@@ -149,7 +25,7 @@ async fn without_a_window_each_change_is_told_at_once_to_everybody() {
 
 #[tokio::test(start_paused = true)]
 async fn changes_within_a_window_travel_as_one_diff_at_its_end() {
-    let scene = Scene::new(WINDOW);
+    let scene = Scene::alone(WINDOW);
     let (mut ada, mut ben) = (scene.join("ada", false), scene.join("ben", false));
     ada.track(1);
     tokio::time::sleep(WINDOW / 2).await;
@@ -166,7 +42,7 @@ async fn changes_within_a_window_travel_as_one_diff_at_its_end() {
 
 #[tokio::test(start_paused = true)]
 async fn who_comes_within_a_window_gets_the_state_of_its_beginning_and_the_diff_of_its_end() {
-    let scene = Scene::new(WINDOW);
+    let scene = Scene::alone(WINDOW);
     let mut ada = scene.join("ada", false);
     ada.track(1);
     tokio::time::sleep(2 * WINDOW).await;
@@ -181,7 +57,7 @@ async fn who_comes_within_a_window_gets_the_state_of_its_beginning_and_the_diff_
 
 #[tokio::test(start_paused = true)]
 async fn what_a_channel_tracked_ends_with_it() {
-    let scene = Scene::new(WINDOW);
+    let scene = Scene::alone(WINDOW);
     let (mut ada, ben) = (scene.join("ada", false), scene.join("ben", false));
     ada.track(1);
     tokio::time::sleep(2 * WINDOW).await;
@@ -195,7 +71,7 @@ async fn what_a_channel_tracked_ends_with_it() {
 
 #[tokio::test]
 async fn public_and_private_topics_of_one_name_never_mix() {
-    let scene = Scene::new(Duration::ZERO);
+    let scene = Scene::alone(Duration::ZERO);
     let (mut public, private) = (scene.join("ada", false), scene.join("ben", true));
     public.track(1);
     assert_eq!((public.diffs().len(), private.diffs().len()), (1, 0));
@@ -204,7 +80,7 @@ async fn public_and_private_topics_of_one_name_never_mix() {
 
 #[tokio::test]
 async fn a_member_apart_hears_frames_with_its_own_reference_until_it_goes() {
-    let scene = Scene::new(Duration::ZERO);
+    let scene = Scene::alone(Duration::ZERO);
     let mut ada = scene.join("ada", true);
     let mut ben = scene.join_without("ben", true);
     ada.track(1);
@@ -226,10 +102,10 @@ async fn a_member_apart_hears_frames_with_its_own_reference_until_it_goes() {
 
 #[tokio::test]
 async fn a_payload_must_be_an_object_and_find_room() {
-    let scene = Scene::new(Duration::ZERO);
+    let scene = Scene::alone(Duration::ZERO);
     let mut ada = scene.join("ada", false);
     ada.track(1);
-    let long = format!(r#"{{"x":"{}"}}"#, "x".repeat(10_000));
+    let long = format!(r#"{{"x":"{}"}}"#, "x".repeat(TOPIC_BYTES));
     for (payload, error) in [
         ("[]", TrackError::NotAnObject),
         ("null", TrackError::NotAnObject),
@@ -244,7 +120,7 @@ async fn a_payload_must_be_an_object_and_find_room() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn however_threads_meet_every_member_knows_in_the_end_what_is() {
     for window in [Duration::ZERO, Duration::from_micros(200)] {
-        let scene = Arc::new(Scene::new(window));
+        let scene = Arc::new(Scene::alone(window));
         let witness = scene.join("witness", false);
         let coming = (0..4).map(|thread: usize| {
             let scene = Arc::clone(&scene);

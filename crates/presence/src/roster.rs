@@ -4,22 +4,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use walcast_broadcast::MemberId;
+use walcast_cluster::NodeId;
 
 use crate::fields::are_same;
 use crate::meta::{Meta, render_keys};
-
-/// The node that answers for a presence, and ends it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NodeId(u64);
-
-impl NodeId {
-    /// This one.
-    pub(crate) const OURS: Self = Self(0);
-}
+use crate::report::Report;
 
 /// The channel that is present.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Owner {
+    /// Where it is joined.
     pub(crate) node: NodeId,
     pub(crate) member: MemberId,
 }
@@ -41,6 +35,10 @@ struct Entry {
     told: Option<Arc<Meta>>,
     /// What is.
     current: Option<Arc<Meta>>,
+    /// Of another node's last report: the greater is the newer.
+    serial: u64,
+    /// The names under which another node has reported it. It has two for a while after it was taken for dead.
+    holders: Vec<NodeId>,
 }
 
 impl Entry {
@@ -71,15 +69,20 @@ pub(crate) struct Roster {
 }
 
 impl Roster {
-    /// Tracks the fields of a payload at a place; false if they are what is tracked there.
+    /// Tracks the fields of a payload at a place of this node; none if they are what is tracked there.
     ///
     /// # Errors
     /// If the topic would hold more than that many bytes.
-    pub(crate) fn track(&mut self, place: &Place, fields: &str, max_bytes: usize) -> Result<bool, Full> {
+    pub(crate) fn track(
+        &mut self,
+        place: &Place,
+        fields: &str,
+        max_bytes: usize,
+    ) -> Result<Option<Arc<Meta>>, Full> {
         let entry = self.entries.get(place);
         let current = entry.and_then(|entry| entry.current.as_ref());
         if current.is_some_and(|current| are_same(&current.fields, fields)) {
-            return Ok(false);
+            return Ok(None);
         }
         let untold = entry.and_then(Entry::untold);
         // Members never see what is replaced before they are told, so it is no predecessor to them.
@@ -87,18 +90,79 @@ impl Roster {
             Some(untold) => untold.previous,
             None => current.map(|current| current.reference),
         };
-        let meta = Meta::new(previous, fields);
+        let meta = Arc::new(Meta::new(previous, fields));
         let more = meta.bytes() + if entry.is_none() { place.key.len() } else { 0 };
         let less = untold.map_or(0, |untold| untold.bytes());
         if self.bytes + more - less > max_bytes {
             return Err(Full);
         }
-        self.put(place, meta);
-        Ok(true)
+        self.put(place, Arc::clone(&meta));
+        Ok(Some(meta))
+    }
+
+    /// Takes what another node reports, under a name it has; false if nothing is different. That is not refused above a
+    /// limit: the node that tracked it has counted what it knew of.
+    pub(crate) fn report(&mut self, holder: NodeId, report: Report) -> bool {
+        let Report {
+            place,
+            serial,
+            mut meta,
+        } = report;
+        if let Some(entry) = self.entries.get_mut(&place) {
+            if entry.current.is_some() && serial <= entry.serial {
+                if serial == entry.serial && !entry.holders.contains(&holder) {
+                    entry.holders.push(holder);
+                }
+                return false;
+            }
+            if let (None, Some(told)) = (&entry.current, &entry.told)
+                && told.reference == meta.reference
+            {
+                // It was gone for less than a window, and is the one that members know.
+                entry.current = Some(Arc::clone(told));
+                entry.serial = serial;
+                entry.holders = vec![holder];
+                self.changed.remove(&place);
+                return false;
+            }
+            if meta.previous.is_some() {
+                // What members here saw before, which may be older than what those there saw.
+                meta.previous = match entry.untold() {
+                    Some(untold) => untold.previous,
+                    None => entry.told.as_ref().map(|told| told.reference),
+                };
+            }
+        }
+        let entry = self.put(&place, Arc::new(meta));
+        entry.serial = serial;
+        entry.holders = vec![holder];
+        true
+    }
+
+    /// Another node does not report something any more, under one of its names; says whether anything is different.
+    pub(crate) fn retract(&mut self, place: &Place, holder: NodeId, serial: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(place) else {
+            return false;
+        };
+        if entry.serial != serial || !entry.holders.contains(&holder) {
+            return false;
+        }
+        entry.holders.retain(|other| *other != holder);
+        entry.holders.is_empty() && self.take(place)
+    }
+
+    /// Ends all that other nodes have reported; says whether that was anything.
+    pub(crate) fn retract_all(&mut self) -> bool {
+        let reported = self.entries.iter().filter(|(_, entry)| !entry.holders.is_empty());
+        let places: Vec<Place> = reported.map(|(place, _)| place.clone()).collect();
+        for place in &places {
+            self.take(place);
+        }
+        !places.is_empty()
     }
 
     /// Makes a meta the one of a place.
-    pub(crate) fn put(&mut self, place: &Place, meta: Arc<Meta>) {
+    fn put(&mut self, place: &Place, meta: Arc<Meta>) -> &mut Entry {
         if !self.entries.contains_key(place) {
             self.bytes += place.key.len();
         }
@@ -107,6 +171,7 @@ impl Roster {
         self.bytes += meta.bytes();
         entry.current = Some(meta);
         self.changed.insert(place.clone());
+        entry
     }
 
     /// Ends the presence at a place; false if there is none.
@@ -116,6 +181,7 @@ impl Roster {
         };
         self.bytes -= entry.untold().map_or(0, |untold| untold.bytes());
         let was_there = entry.current.take().is_some();
+        entry.holders.clear();
         if entry.told.is_some() {
             self.changed.insert(place.clone());
         } else {

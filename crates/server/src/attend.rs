@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use serde_json::value::RawValue;
 use walcast_broadcast::{PayloadCost, payload_cost};
-use walcast_presence::{Presence, Presences, TrackError, Tracked};
+use walcast_presence::{Following, Presence, Presences, TrackError, Tracked};
 use walcast_protocol::{ErrorCode, Message, Outlet, Payload, Status, Version, push};
 
 use crate::channel::Channel;
@@ -23,6 +23,8 @@ pub struct Attendance {
     pub(crate) is_enabled: bool,
     window: CallWindow,
     presence: Option<Box<Presence>>,
+    /// Its part in hearing of other nodes, if it hears of presences.
+    following: Option<Following>,
 }
 
 /// The calls a channel has made since a moment (`protocol.md 6.5`).
@@ -54,12 +56,13 @@ impl CallWindow {
 
 impl Attendance {
     /// That of a channel that joins.
-    pub(crate) fn new(key: Option<&str>, is_enabled: bool) -> Self {
+    pub(crate) fn new(key: Option<&str>, is_enabled: bool, following: Option<Following>) -> Self {
         Self {
             key: key.map(Into::into),
             is_enabled,
             window: CallWindow::default(),
             presence: None,
+            following,
         }
     }
 }
@@ -299,6 +302,10 @@ impl Channel {
             return;
         }
         if self.attendance.is_enabled {
+            let room = self.relay.membership.room();
+            self.attendance
+                .following
+                .get_or_insert_with(|| presences.follow(room));
             return self.relay.membership.set_hears_presence(true);
         }
         let (reference, outlet) = (self.reference.clone(), Arc::clone(&self.gate) as Arc<dyn Outlet>);

@@ -77,6 +77,9 @@ pub struct Refused {
     pub end: Option<End>,
 }
 
+/// A join with presence waits this long for those who are present on other nodes. Then they are told in a diff.
+const FIRST_SIGHT: Duration = Duration::from_secs(2);
+
 const TOO_MANY_JOINS: End = End::new(
     close_code::GOING_AWAY,
     "too many joins per second; connect again later",
@@ -157,12 +160,21 @@ impl Attempt {
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let history = replay.is_some().then(Arc::<Replay>::default);
         let relay = self.relay(&payload, private.as_deref(), grant, history.clone());
+        let with_presence = self.is_with_presence(&payload);
+        // A public one may be granted to hear by a later token.
+        let hears_presence = private
+            .as_ref()
+            .is_none_or(|private| with_presence && private.rights.presence.read == Some(true));
+        let following = hears_presence.then(|| self.server.presences.follow(relay.membership.room()));
         if let Some(crossing) = &relay.crossing {
             crossing.ready().await;
         }
+        if let Some(following) = following.as_ref().filter(|_| with_presence) {
+            following.caught_up(FIRST_SIGHT).await;
+        }
         let presence = payload.config.as_ref().map(|config| &config.presence);
         let key = presence.and_then(|presence| presence.key.as_deref());
-        let attendance = Attendance::new(key, self.is_with_presence(&payload));
+        let attendance = Attendance::new(key, with_presence, following);
         let replayed = match (replay, history) {
             (Some(range), Some(history)) => self.replay(range, &history).await?,
             _ => Vec::new(),

@@ -2,6 +2,7 @@
 //!
 //! What other parts count themselves (the replication stream in its `Stats`) is copied in when somebody asks.
 
+use std::sync::Once;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -104,6 +105,18 @@ pub fn connect_refused(code: &'static str) {
 /// Counts a frame that was dropped (`protocol.md 8.7`).
 pub fn bad_frame(code: &'static str) {
     counter!("walcast_bad_frames_total", "code" => code).increment(1);
+}
+
+/// Counts what came as presences of other nodes and is none. Told once: it does not go away by itself.
+pub fn presences_malformed(presences: usize) {
+    static WARNED: Once = Once::new();
+    WARNED.call_once(|| {
+        tracing::warn!(
+            remedy = "give nodes of another version another WALCAST_REDIS_PREFIX",
+            "presences of another node cannot be read and are left out"
+        );
+    });
+    counter!("walcast_presences_malformed_total").increment(presences as u64);
 }
 
 /// Counts a push on a joined channel that nothing handles; `event` is one of a fixed set.
@@ -244,7 +257,11 @@ fn describe() {
         "walcast_broadcasts_unread_total",
         "Broadcasts of other nodes that could not be given to members here"
     );
-    describe_gauge!("walcast_presences", "Channels that track a presence");
+    describe_gauge!("walcast_presences", "Channels of this node that track a presence");
+    describe_counter!(
+        "walcast_presences_malformed_total",
+        "Presences of other nodes that could not be read and are left out"
+    );
     describe_counter!(
         "walcast_presence_diffs_sent_total",
         "Frames of presence diffs handed to members"

@@ -3,6 +3,9 @@
 use clap::Args;
 use walcast_cluster::{Cluster, Config, ConfigError, ConnectError};
 
+/// The tenant of a server that has one, as nodes know it.
+pub const TENANT: &str = "walcast";
+
 /// What the command line and the environment may say of other nodes, as raw text.
 #[derive(Args, Clone, Default)]
 pub struct NodeOptions {

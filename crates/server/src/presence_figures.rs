@@ -5,7 +5,7 @@ use std::sync::Arc;
 use walcast_presence::Meter;
 
 use crate::limits::Rates;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 
 /// Counts for one server.
 pub(crate) struct PresenceFigures {
@@ -25,5 +25,9 @@ impl Meter for PresenceFigures {
 
     fn went(&self) {
         self.metrics.presences.decrement(1.0);
+    }
+
+    fn malformed(&self, presences: usize) {
+        metrics::presences_malformed(presences);
     }
 }

@@ -16,7 +16,7 @@ use walcast_broadcast::{Message, Room, Rooms};
 use walcast_changes::{Changes, Meter, Status};
 use walcast_cluster::{Cluster, ConnectError};
 use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
-use walcast_presence::Presences;
+use walcast_presence::{Neighbours, Presences};
 use walcast_replication::{StreamOptions, TablePublication};
 
 use crate::config::Config;
@@ -252,8 +252,11 @@ pub async fn run_with(
     let metrics = Metrics::new();
     let cluster = Arc::new(nodes::join(&config.cluster).await?);
     let rooms = Arc::<Rooms>::default();
+    let neighbours = config.cluster.redis.is_some();
+    let neighbours = neighbours.then(|| Neighbours::new(Arc::clone(&cluster), nodes::TENANT));
     let presences = Presences::new(
         Arc::clone(&rooms),
+        neighbours,
         config.presence,
         Arc::new(PresenceFigures {
             rates: Arc::clone(&rates),
@@ -334,6 +337,10 @@ pub async fn run_with(
 
     let limit = server.config.drain.timeout;
     drain(&server.sockets, &server.config.drain).await;
+    // At once, rather than when the others find this node dead.
+    if within(limit, server.cluster.presences().leave()).await.is_none() {
+        tracing::info!("the presences of this node stay until the others find it gone");
+    }
     stop_changes.cancel();
     if let Some(changes) = server.changes()
         && within(limit, changes.stopped()).await.is_none()

@@ -3,6 +3,7 @@
 use crate::bus::{Bus, BusStats, Event, Listener, PublishError, Subscription};
 use crate::envelope::MAX_PAYLOAD_BYTES;
 use crate::interest::Interest;
+use crate::memory::Line;
 use crate::node::NodeId;
 use bytes::Bytes;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -13,6 +14,7 @@ use tokio::sync::broadcast;
 struct Ear {
     node: NodeId,
     interest: Arc<Interest>,
+    line: Arc<Line>,
     received: AtomicU64,
 }
 
@@ -27,26 +29,24 @@ pub(crate) struct MemoryBus {
     wire: Arc<Wire>,
     ear: Arc<Ear>,
     published: AtomicU64,
-    events: broadcast::Sender<Event>,
 }
 
 impl MemoryBus {
-    pub(crate) fn join(wire: Arc<Wire>, node: NodeId) -> Self {
+    pub(crate) fn join(wire: Arc<Wire>, node: NodeId, line: Arc<Line>) -> Self {
         let ear = Arc::new(Ear {
             node,
             interest: Arc::new(Interest::local()),
+            line,
             received: AtomicU64::new(0),
         });
         let mut ears = wire.ears.write().unwrap_or_else(PoisonError::into_inner);
         ears.retain(|ear| ear.strong_count() > 0);
         ears.push(Arc::downgrade(&ear));
         drop(ears);
-        let (events, _) = broadcast::channel(1);
         Self {
             wire,
             ear,
             published: AtomicU64::new(0),
-            events,
         }
     }
 }
@@ -60,12 +60,15 @@ impl Bus for MemoryBus {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(PublishError::TooLong { bytes: payload.len() });
         }
+        if self.ear.line.is_cut() {
+            return Err(PublishError::Lost);
+        }
         self.published.fetch_add(1, Ordering::Relaxed);
         let others: Vec<Arc<Ear>> = {
             let ears = self.wire.ears.read().unwrap_or_else(PoisonError::into_inner);
             ears.iter()
                 .filter_map(Weak::upgrade)
-                .filter(|ear| ear.node != self.ear.node)
+                .filter(|ear| ear.node != self.ear.node && !ear.line.is_cut())
                 .collect()
         };
         if others.is_empty() {
@@ -85,11 +88,11 @@ impl Bus for MemoryBus {
     }
 
     fn is_connected(&self) -> bool {
-        true
+        !self.ear.line.is_cut()
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
+        self.ear.line.events()
     }
 
     fn stats(&self) -> BusStats {

@@ -2,10 +2,12 @@
 
 mod bus;
 mod lease;
+mod line;
 mod shelf;
 mod stream;
 
 pub(crate) use bus::{MemoryBus, Wire};
 pub(crate) use lease::MemoryLeases;
-pub(crate) use shelf::MemoryShelf;
+pub(crate) use line::Line;
+pub(crate) use shelf::{MemoryShelf, Rack};
 pub(crate) use stream::{MemoryStreams, check_length};

@@ -1,12 +1,13 @@
 //! Presences within a process.
 
 use crate::error::ClusterError;
+use crate::memory::Line;
 use crate::node::NodeId;
 use crate::presence::shelf::{Beat, Changes, Shelf, Standing, Stored};
 use bytes::Bytes;
 use futures_util::future::{BoxFuture, FutureExt, ready};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -19,17 +20,30 @@ struct Kept {
 
 /// The presences of the nodes of a process.
 #[derive(Default)]
-pub(crate) struct MemoryShelf {
+pub(crate) struct Rack {
     kept: Mutex<Kept>,
 }
 
+/// One node's way to them.
+pub(crate) struct MemoryShelf {
+    rack: Arc<Rack>,
+    line: Arc<Line>,
+}
+
 impl MemoryShelf {
+    pub(crate) fn new(rack: Arc<Rack>, line: Arc<Line>) -> Self {
+        Self { rack, line }
+    }
+
     fn with<T: Send + 'static>(
         &self,
         act: impl FnOnce(&mut Kept) -> T,
     ) -> BoxFuture<'static, Result<T, ClusterError>> {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        ready(Ok(act(&mut kept))).boxed()
+        let done = self.line.check().map(|()| {
+            let mut kept = self.rack.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            act(&mut kept)
+        });
+        ready(done).boxed()
     }
 }
 
@@ -76,7 +90,7 @@ impl Shelf for MemoryShelf {
     }
 
     fn epoch(&self) -> BoxFuture<'_, Result<Option<String>, ClusterError>> {
-        ready(Ok(Some(String::new()))).boxed()
+        self.with(|_| Some(String::new()))
     }
 
     fn write<'a>(&'a self, changes: &'a Changes) -> BoxFuture<'a, Result<(), ClusterError>> {

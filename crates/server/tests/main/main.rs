@@ -30,6 +30,7 @@ mod limits;
 mod migrations;
 mod nodes;
 mod presence;
+mod presence_nodes;
 mod private;
 mod replay;
 mod server;
