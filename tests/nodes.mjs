@@ -66,7 +66,7 @@ export class Redis {
 
 /** A node. What clients need of it is named as with `Walcast`. */
 class Node {
-  static async start(walcast, redis) {
+  static async start(walcast, redis, settings) {
     const node = new Node()
     const port = await freePort()
     Object.assign(node, { port, url: `http://127.0.0.1:${port}`, anon_key: walcast.anon_key })
@@ -77,6 +77,7 @@ class Node {
       API_JWT_SECRET: walcast.jwt_secret,
       REDIS_URL: redis.url,
       LOG_LEVEL: 'warn',
+      ...settings,
     }
     node.child = spawn(program, ['serve'], { env, stdio: ['ignore', 'ignore', 'pipe'] })
     const log = []
@@ -109,19 +110,24 @@ class Node {
   }
 }
 
-/** Some nodes. `walcast` is there for its Postgres and its keys alone. */
+/** Some nodes, with environment variables of their own. `walcast` is there for its Postgres and its keys alone. */
 export class Nodes {
-  static async start(count) {
+  static async start(count, settings = {}) {
     const nodes = new Nodes()
+    nodes.settings = settings
     nodes.walcast = await Walcast.start()
     nodes.redis = await Redis.start()
-    nodes.all = await Promise.all(Array.from({ length: count }, () => Node.start(nodes.walcast, nodes.redis)))
+    nodes.all = await Promise.all(Array.from({ length: count }, () => nodes.#start()))
     return nodes
+  }
+
+  #start() {
+    return Node.start(this.walcast, this.redis, this.settings)
   }
 
   /** One more. */
   async add() {
-    const node = await Node.start(this.walcast, this.redis)
+    const node = await this.#start()
     this.all.push(node)
     return node
   }

@@ -142,3 +142,7 @@ impl News {
 #[cfg(test)]
 #[path = "neighbours_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "through_redis_tests.rs"]
+mod through_redis_tests;

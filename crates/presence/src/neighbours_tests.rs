@@ -11,9 +11,9 @@ use tokio::runtime::Builder;
 use walcast_cluster::{Hub, Vitality};
 
 use super::*;
-use crate::merging::{Keys, Merging, reference};
+use crate::merging::{Merging, reference};
 use crate::presences::TrackError;
-use crate::scene::{Channel, Scene, TOPIC_BYTES, WINDOW};
+use crate::scene::{Channel, Guest, Scene, TOPIC_BYTES, WINDOW, truth};
 
 const VITALITY: Vitality = Vitality {
     beat: Duration::from_millis(200),
@@ -22,8 +22,6 @@ const VITALITY: Vitality = Vitality {
 
 /// Long enough for a node to be found dead, to take another name, and for all to be told.
 const SETTLED: Duration = Duration::from_secs(5);
-
-const LIMIT: Duration = Duration::from_secs(1);
 
 /// A node of a hub.
 struct Node {
@@ -41,20 +39,8 @@ impl Node {
         }
     }
 
-    /// A channel that joins with presence, as the server does it.
     async fn join(&self, key: &str) -> Guest {
-        let room = Room {
-            topic: "room",
-            is_private: false,
-        };
-        let following = self.scene.presences.follow(room);
-        following.caught_up(LIMIT).await;
-        let channel = self.scene.join(key, false);
-        Guest {
-            known: Merging::from_state(channel.state.as_deref().unwrap()),
-            channel,
-            _following: following,
-        }
+        Guest::join(&self.scene, key).await
     }
 
     fn put(&self, id: &str, payload: Vec<u8>) {
@@ -67,35 +53,6 @@ impl Node {
     /// Presences that nobody reports come and go nowhere.
     fn malformed(&self) -> usize {
         self.scene.counted.malformed.load(Ordering::Relaxed)
-    }
-}
-
-/// A member that merges what it is told.
-struct Guest {
-    channel: Channel,
-    known: Merging,
-    _following: crate::Following,
-}
-
-impl Guest {
-    fn track(&mut self, n: usize) {
-        self.channel.track(n);
-    }
-
-    fn known(&mut self) -> Keys {
-        for diff in self.channel.diffs() {
-            self.known.merge(&diff);
-        }
-        self.known.known()
-    }
-
-    /// Keys and what is tracked under them, as far as it is known.
-    fn sees(&mut self) -> Vec<String> {
-        let known = self.known();
-        let metas = known
-            .iter()
-            .flat_map(|(key, known)| known.metas.iter().map(move |meta| format!("{key}={}", meta["n"])));
-        metas.collect()
     }
 }
 
@@ -220,7 +177,7 @@ async fn while_others_cannot_be_heard_they_stay_listed_and_afterwards_only_what_
     hub.cut(a.cluster.node());
     ben.track(2);
     ada.track(2);
-    let late = tokio::time::timeout(LIMIT / 2, a.join("late")).await;
+    let late = tokio::time::timeout(VITALITY.expiry / 2, a.join("late")).await;
     assert_eq!(late.unwrap().sees(), ["ada=1", "ben=1", "carl=1"]);
     tokio::time::sleep(VITALITY.expiry / 2).await;
     assert_eq!(ada.sees(), ["ada=2", "ben=1", "carl=1"]);
@@ -347,38 +304,15 @@ fn acts() -> impl Strategy<Value = Vec<Act>> {
     prop::collection::vec(act, 0..50)
 }
 
-/// A guest with where it is and what it tracks.
-struct Here {
-    node: usize,
-    key: String,
-    n: Option<usize>,
-    guest: Guest,
-}
-
-fn truth(here: &[Here]) -> Vec<String> {
-    let mut truth: Vec<String> = here
-        .iter()
-        .filter_map(|here| Some(format!("{}={}", here.key, here.n?)))
-        .collect();
-    truth.sort();
-    truth
-}
-
 /// Plays a history. Merging panics when something is told twice, or its end is.
 async fn play(acts: Vec<Act>, window: Duration) {
     let hub = Hub::default();
     let mut nodes: Vec<Node> = (0..NODES).map(|_| Node::new(&hub, window)).collect();
-    let mut here: Vec<Here> = Vec::new();
+    let mut here: Vec<(usize, Guest)> = Vec::new();
     for act in acts.into_iter().chain([Act::Quiet]) {
         match act {
             Act::Join { node, key } => {
-                let key = format!("key {key}");
-                here.push(Here {
-                    node,
-                    guest: nodes[node].join(&key).await,
-                    key,
-                    n: None,
-                });
+                here.push((node, nodes[node].join(&format!("key {key}")).await));
             }
             Act::Leave(guest) if !here.is_empty() => {
                 let at = guest % here.len();
@@ -386,13 +320,11 @@ async fn play(acts: Vec<Act>, window: Duration) {
             }
             Act::Track { guest, n } if !here.is_empty() => {
                 let at = guest % here.len();
-                here[at].n = Some(n);
-                here[at].guest.track(n);
+                here[at].1.track(n);
             }
             Act::Untrack(guest) if !here.is_empty() => {
                 let at = guest % here.len();
-                here[at].n = None;
-                here[at].guest.channel.presence.untrack();
+                here[at].1.untrack();
             }
             Act::Leave(_) | Act::Track { .. } | Act::Untrack(_) => {}
             Act::Cut(node) => hub.cut(nodes[node].cluster.node()),
@@ -400,28 +332,24 @@ async fn play(acts: Vec<Act>, window: Duration) {
             Act::Kill(node) => {
                 // It tells nobody any more.
                 hub.cut(nodes[node].cluster.node());
-                here.retain(|here| here.node != node);
+                here.retain(|(on, _)| *on != node);
                 nodes[node] = Node::new(&hub, window);
             }
             Act::Wait { ms } => tokio::time::sleep(Duration::from_millis(ms)).await,
             Act::Quiet => {
                 nodes.iter().for_each(|node| hub.mend(node.cluster.node()));
                 tokio::time::sleep(SETTLED).await;
-                let truth = truth(&here);
+                let truth = truth(here.iter().map(|(_, guest)| guest));
                 let mut references = BTreeSet::new();
-                for here in &mut here {
-                    let mut sees = here.guest.sees();
-                    sees.sort();
-                    assert_eq!(sees, truth);
-                    let known = here.guest.known();
+                for (_, guest) in &mut here {
+                    assert_eq!(guest.sees(), truth);
+                    let known = guest.known();
                     let metas = known.values().flat_map(|known| &known.metas);
                     references.insert(metas.map(|meta| reference(meta).to_owned()).collect::<Vec<_>>());
                 }
                 assert!(references.len() <= 1, "{references:?}");
                 for node in &nodes {
-                    let mut sees = node.join("late").await.sees();
-                    sees.sort();
-                    assert_eq!(sees, truth);
+                    assert_eq!(node.join("late").await.sees(), truth);
                 }
             }
         }

@@ -10,7 +10,8 @@ use tokio::runtime::Handle;
 use walcast_broadcast::{Member, Membership, Room, Rooms};
 use walcast_protocol::{Frame, Outlet, Version, decode_server_text};
 
-use crate::merging::Merging;
+use crate::following::Following;
+use crate::merging::{Keys, Merging};
 use crate::neighbours::Neighbours;
 use crate::presences::{Meter, Options, Presence, Presences, Tracked};
 
@@ -148,4 +149,71 @@ impl Channel {
         self.diffs().iter().for_each(|diff| merging.merge(diff));
         merging
     }
+}
+
+/// A member of a node among others, which merges what it is told.
+pub(crate) struct Guest {
+    pub(crate) channel: Channel,
+    pub(crate) known: Merging,
+    key: String,
+    tracks: Option<usize>,
+    _following: Following,
+}
+
+impl Guest {
+    /// A channel that joins with presence, as the server does it.
+    pub(crate) async fn join(node: &Scene, key: &str) -> Self {
+        let room = Room {
+            topic: "room",
+            is_private: false,
+        };
+        let following = node.presences.follow(room);
+        following.caught_up(Duration::from_secs(1)).await;
+        let channel = node.join(key, false);
+        Self {
+            known: Merging::from_state(channel.state.as_deref().unwrap()),
+            channel,
+            key: key.to_owned(),
+            tracks: None,
+            _following: following,
+        }
+    }
+
+    pub(crate) fn track(&mut self, n: usize) {
+        self.channel.track(n);
+        self.tracks = Some(n);
+    }
+
+    pub(crate) fn untrack(&mut self) {
+        self.channel.presence.untrack();
+        self.tracks = None;
+    }
+
+    /// Panics if it was told something twice.
+    pub(crate) fn known(&mut self) -> Keys {
+        for diff in self.channel.diffs() {
+            self.known.merge(&diff);
+        }
+        self.known.known()
+    }
+
+    /// Keys and what is tracked under them, as far as it knows.
+    pub(crate) fn sees(&mut self) -> Vec<String> {
+        let known = self.known();
+        let metas = known
+            .iter()
+            .flat_map(|(key, known)| known.metas.iter().map(move |meta| format!("{key}={}", meta["n"])));
+        let mut sees: Vec<_> = metas.collect();
+        sees.sort();
+        sees
+    }
+}
+
+/// What all of these should see.
+pub(crate) fn truth<'g>(guests: impl Iterator<Item = &'g Guest>) -> Vec<String> {
+    let mut truth: Vec<_> = guests
+        .filter_map(|guest| Some(format!("{}={}", guest.key, guest.tracks?)))
+        .collect();
+    truth.sort();
+    truth
 }
