@@ -1,11 +1,14 @@
 //! Bodies of the fuzz targets, shared by the fuzzer and by the test that replays its corpora.
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use walcast_protocol::{JoinPayload, Payload};
 
+use crate::sse::request::StreamRequest;
 use crate::token::{ClaimRules, Claims, KeySet, Keys, Verifier};
 
 const SECRET: &str = "secret";
@@ -62,6 +65,44 @@ pub fn key_set(data: &[u8]) {
         let claims = part(r#"{"role":"anon","exp":1}"#);
         let signature = part(vec![1; signature_bytes]);
         judge(&verifier, &format!("{header}.{claims}.{signature}"));
+    }
+}
+
+/// Any text is the query of a stream or is refused; what is asked for is a join that can be read, within its bounds.
+pub fn stream_query(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    // A line of its own is the header `Last-Event-ID`.
+    let (query, last_event_id) = text.split_once('\n').unwrap_or((text, ""));
+    let asked = StreamRequest::parse(query).and_then(|mut request| {
+        request.resume_after(last_event_id)?;
+        Ok(request)
+    });
+    let (first, later) = match asked {
+        Ok(request) => request.joins(Duration::from_secs(8)),
+        Err(error) => return assert!(!error.to_string().is_empty()),
+    };
+    assert!(later.len() < 100);
+    for (at, join) in std::iter::once(first).chain(later).enumerate() {
+        assert!(
+            join.topic
+                .as_str()
+                .is_some_and(|topic| topic.starts_with("realtime:"))
+        );
+        let read = match &join.payload {
+            Payload::Json(payload) => JoinPayload::parse(payload).map_err(|error| error.to_string()),
+            Payload::UserBroadcast(_) | Payload::Bytes(_) => Err("no JSON".to_owned()),
+        };
+        match read {
+            Ok(read) => {
+                let config = read.config.unwrap_or_default();
+                assert!(read.problems.is_empty() && config.postgres_changes_options.wait);
+                assert!(config.postgres_changes.len() <= if at == 0 { 100 } else { 0 });
+            }
+            // Bindings may be JSON beyond what a join takes.
+            Err(error) => assert!(at == 0, "{error}"),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! The corpora of the fuzz targets for tokens and keys, replayed.
+//! The corpora of the fuzz targets for tokens, keys and the queries of streams, replayed.
 #![allow(clippy::unwrap_used, reason = "a broken fact may stop a test")]
 
 use std::path::Path;
@@ -7,8 +7,12 @@ use walcast::fuzzing;
 type Target = fn(&[u8]);
 
 #[test]
-fn what_the_fuzzer_knows_is_verified_or_refused() {
-    let targets: [(&str, Target); 2] = [("token", fuzzing::token), ("key_set", fuzzing::key_set)];
+fn what_the_fuzzer_knows_is_understood_or_refused() {
+    let targets: [(&str, Target); 3] = [
+        ("token", fuzzing::token),
+        ("key_set", fuzzing::key_set),
+        ("stream_query", fuzzing::stream_query),
+    ];
     for (name, target) in targets {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../../fuzz/corpus")
