@@ -9,6 +9,8 @@ use serde_json::Value;
 
 use super::*;
 use crate::merging::{Merging, reference};
+use crate::meta::MetaRef;
+use crate::report::Report;
 
 const NO_LIMIT: usize = usize::MAX;
 const OURS: NodeId = NodeId::from_bytes([0; 16]);
@@ -150,6 +152,107 @@ fn a_topic_holds_no_more_than_its_limit_and_an_untold_meta_gives_way_to_the_next
     assert!(roster.take(&place("b", 2)));
     roster.diff().unwrap();
     roster.track(&place("a", 1), &fields("z"), limit).unwrap();
+}
+
+const OLD_NAME: NodeId = NodeId::from_bytes([1; 16]);
+const NEW_NAME: NodeId = NodeId::from_bytes([2; 16]);
+
+/// What another node reports of one of its channels: the same meta for the same serial.
+fn reported(serial: u8) -> Report {
+    let owner = Owner {
+        node: NodeId::from_bytes([9; 16]),
+        member: MemberId::from_number(1),
+    };
+    Report {
+        place: Place {
+            key: "ada".into(),
+            owner,
+        },
+        serial: serial.into(),
+        meta: Meta {
+            reference: MetaRef([serial; 12]),
+            previous: (serial > 1).then_some(MetaRef([serial - 1; 12])),
+            fields: format!(r#""n":{serial}"#).into(),
+        },
+    }
+}
+
+fn retract(roster: &mut Roster, name: NodeId, serial: u8) -> bool {
+    roster.retract(&reported(serial).place, name, serial.into())
+}
+
+#[test]
+fn what_another_node_reports_again_within_a_window_is_told_to_nobody() {
+    let mut roster = Roster::default();
+    assert!(roster.report(OLD_NAME, reported(1)));
+    assert_eq!(metas(&diff(&mut roster)["joins"], "ada").len(), 1);
+    let bytes = roster.bytes;
+    assert!(retract(&mut roster, OLD_NAME, 1));
+    assert!(!roster.report(NEW_NAME, reported(1)));
+    assert_eq!((diff(&mut roster), roster.bytes), (Value::Null, bytes));
+    // It is held under its new name now.
+    assert!(!retract(&mut roster, OLD_NAME, 1));
+    assert!(retract(&mut roster, NEW_NAME, 1));
+    assert_eq!(metas(&diff(&mut roster)["leaves"], "ada").len(), 1);
+    assert_eq!((roster.is_empty(), roster.bytes), (true, 0));
+}
+
+#[test]
+fn what_is_reported_under_two_names_is_there_once_and_ends_with_the_last() {
+    for (first, second) in [(OLD_NAME, NEW_NAME), (NEW_NAME, OLD_NAME)] {
+        let mut roster = Roster::default();
+        assert!(roster.report(first, reported(1)));
+        assert!(!roster.report(second, reported(1)));
+        assert_eq!(metas(&diff(&mut roster)["joins"], "ada").len(), 1);
+        assert!(!retract(&mut roster, OLD_NAME, 1));
+        assert_eq!(diff(&mut roster), Value::Null);
+        assert!(retract(&mut roster, NEW_NAME, 1));
+        assert!(!retract(&mut roster, NEW_NAME, 1));
+    }
+}
+
+#[test]
+fn an_old_report_neither_replaces_nor_ends_a_newer_one() {
+    let mut roster = Roster::default();
+    assert!(roster.report(NEW_NAME, reported(2)));
+    assert!(!roster.report(OLD_NAME, reported(1)));
+    assert!(!retract(&mut roster, OLD_NAME, 1));
+    assert!(!retract(&mut roster, NEW_NAME, 1));
+    assert_eq!(metas(&diff(&mut roster)["joins"], "ada")[0]["n"], 2);
+}
+
+#[test]
+fn of_updates_that_were_missed_the_last_names_the_meta_that_members_here_saw() {
+    let mut roster = Roster::default();
+    roster.report(OLD_NAME, reported(1));
+    let first = diff(&mut roster);
+    roster.report(OLD_NAME, reported(3));
+    roster.report(OLD_NAME, reported(4));
+    let second = diff(&mut roster);
+    assert_eq!(second["leaves"], first["joins"]);
+    let meta = &metas(&second["joins"], "ada")[0];
+    assert_eq!(
+        (&meta["n"], &meta["phx_ref_prev"]),
+        (&Value::from(4), &metas(&first["joins"], "ada")[0]["phx_ref"])
+    );
+}
+
+#[test]
+fn when_nobody_follows_only_the_presences_of_this_node_stay() {
+    let mut roster = Roster::default();
+    roster.track(&place("ben", 1), "", NO_LIMIT).unwrap();
+    roster.report(OLD_NAME, reported(1));
+    diff(&mut roster);
+    assert!(roster.retract_all() && !roster.retract_all());
+    let ended = diff(&mut roster);
+    assert_eq!(
+        (
+            metas(&ended["leaves"], "ada").len(),
+            metas(&ended["leaves"], "ben").len()
+        ),
+        (1, 0)
+    );
+    assert!(told(&mut roster).known().contains_key("ben"));
 }
 
 #[derive(Clone, Debug)]
