@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use walcast_changes::{DeleteVisibility, Digits, Visibility, WindowLimits};
+use walcast_replication::Slot;
 
 use crate::database_url::database_url;
 use crate::limits::Limits;
@@ -157,6 +158,8 @@ pub struct ChangesConfig {
     pub visibility: Visibility,
     /// Longer visibility checks count as "not visible".
     pub visibility_timeout_ms: u64,
+    /// How long the replication slot lives.
+    pub slot: Slot,
     /// How much is kept for channels that come back.
     pub window: WindowLimits,
 }
@@ -216,6 +219,7 @@ impl ChangesConfig {
                 10,
                 600_000,
             )?,
+            slot: slot(options)?,
             window: WindowLimits {
                 age: duration("WALCAST_WINDOW_MS", &options.window_ms, 120_000, 0, 86_400_000)?,
                 bytes: number(
@@ -228,6 +232,30 @@ impl ChangesConfig {
             },
         })
     }
+}
+
+fn slot(options: &Options) -> Result<Slot, ConfigError> {
+    const NAME: &str = "WALCAST_SLOT_NAME";
+    let name = text(&options.slot_name).unwrap_or("walcast_changes").trim();
+    let is_allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.len() > 63 || !name.bytes().all(is_allowed) {
+        return Err(invalid(NAME, "at most 63 lower-case letters, digits and _", name));
+    }
+    let is_permanent = one_of(
+        "WALCAST_SLOT",
+        &options.slot,
+        ("temporary", false),
+        [("permanent", true)],
+    )?;
+    Ok(if is_permanent {
+        Slot::Permanent {
+            name: name.to_owned(),
+            // What was committed before the start concerns nobody who is connected.
+            resumes: false,
+        }
+    } else {
+        Slot::Temporary
+    })
 }
 
 impl Config {

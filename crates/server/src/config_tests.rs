@@ -41,6 +41,16 @@ fn a_wrong_value_is_refused_in_one_sentence_that_names_its_variable() {
             "WALCAST_DELETE_VISIBILITY must be `all` or `rls`, but is `some`",
         ),
         (
+            "WALCAST_SLOT",
+            "forever",
+            "WALCAST_SLOT must be `temporary` or `permanent`, but is `forever`",
+        ),
+        (
+            "WALCAST_SLOT_NAME",
+            "My-Slot",
+            "WALCAST_SLOT_NAME must be at most 63 lower-case letters, digits and _, but is `My-Slot`",
+        ),
+        (
             "WALCAST_INT8",
             "text",
             "WALCAST_INT8 must be `number` or `string`, but is `text`",
@@ -312,5 +322,26 @@ fn the_environment_of_a_self_hosted_stack_is_accepted() {
             read || ignored,
             "{name} is neither read nor known to mean nothing here"
         );
+    }
+}
+
+#[test]
+fn the_slot_is_temporary_unless_it_is_asked_to_stay() {
+    use walcast_replication::Slot;
+    let permanent = |name: &str| Slot::Permanent {
+        name: name.to_owned(),
+        resumes: false,
+    };
+    let cases: [(&[(&str, &str)], Slot); 4] = [
+        (&[], Slot::Temporary),
+        (&[("WALCAST_SLOT_NAME", "other")], Slot::Temporary),
+        (&[("WALCAST_SLOT", "permanent")], permanent("walcast_changes")),
+        (
+            &[("WALCAST_SLOT", "Permanent"), ("WALCAST_SLOT_NAME", "walcast_2")],
+            permanent("walcast_2"),
+        ),
+    ];
+    for (variables, slot) in cases {
+        assert_eq!(config(variables).unwrap().changes.slot, slot, "{variables:?}");
     }
 }

@@ -178,7 +178,36 @@ pub fn observe_nodes(bus: &dyn Bus) {
     gauge!("walcast_nodes_topics").set(stats.topics as f64);
 }
 
+/// Refreshes the figures of the slot that nodes share.
+pub fn observe_sharing(figures: &walcast_changes::SharingFigures) {
+    gauge!("walcast_slot_holder").set(f64::from(u8::from(figures.is_holder())));
+    gauge!("walcast_slot_apart").set(f64::from(u8::from(figures.is_apart())));
+    if let Some(lag) = figures.lag() {
+        gauge!("walcast_node_lag_seconds").set(lag.as_secs_f64());
+    }
+    let (parcels, bytes) = figures.appended();
+    counter!("walcast_slot_parcels_total").absolute(parcels);
+    counter!("walcast_slot_parcel_bytes_total").absolute(bytes);
+}
+
 fn describe() {
+    describe_gauge!(
+        "walcast_slot_holder",
+        "1 on the node that reads the database's log for all nodes"
+    );
+    describe_gauge!(
+        "walcast_slot_apart",
+        "1 on a node that reads the log with a slot of its own, because it hears of no other"
+    );
+    describe_gauge!(
+        "walcast_node_lag_seconds",
+        "How long ago the node that reads the log packed what this node took last; about 1 at most while nothing happens"
+    );
+    describe_counter!(
+        "walcast_slot_parcels_total",
+        "Parcels of changes this node appended for all nodes"
+    );
+    describe_counter!("walcast_slot_parcel_bytes_total", "Their bytes");
     describe_gauge!(
         "walcast_nodes_connected",
         "Whether this node is in touch with the others"

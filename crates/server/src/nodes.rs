@@ -1,6 +1,9 @@
 //! This process among the other nodes: what the settings say of them, and what is said of them at start.
 
+use std::sync::Arc;
+
 use clap::Args;
+use walcast_changes::Sharing;
 use walcast_cluster::{Cluster, Config, ConfigError, ConnectError};
 
 /// The tenant of a server that has one, as nodes know it.
@@ -78,6 +81,13 @@ pub async fn join(config: &Config) -> Result<Cluster, ConnectError> {
         tracing::warn!(%node, "degraded: until Redis answers, this node serves its own clients alone");
     }
     Ok(cluster)
+}
+
+/// How this node shares one replication slot with the others, if there can be any.
+pub fn sharing(cluster: &Arc<Cluster>, config: &Config) -> Option<Sharing> {
+    let redis = config.redis.as_ref()?;
+    // Clusters that share a database are told apart by it, as those that share a Redis are.
+    Some(Sharing::new(Arc::clone(cluster), redis.prefix.clone()))
 }
 
 #[cfg(test)]

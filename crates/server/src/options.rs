@@ -129,6 +129,14 @@ pub struct Options {
         value_name = "MS"
     )]
     pub visibility_timeout_ms: Option<String>,
+    /// The replication slot: temporary, which goes with its connection, or permanent, which keeps what is committed while
+    /// there is none, and all the log for it [default: temporary]
+    #[arg(long, env = "WALCAST_SLOT", hide_env_values = true, value_name = "KIND")]
+    pub slot: Option<String>,
+    /// Name of the permanent slot, unique in the database server; lower-case letters, digits and _
+    /// [default: walcast_changes]
+    #[arg(long, env = "WALCAST_SLOT_NAME", hide_env_values = true, value_name = "NAME")]
+    pub slot_name: Option<String>,
     /// For how long changes are kept for channels that come back; 0 keeps none [default: 120000]
     #[arg(long, env = "WALCAST_WINDOW_MS", hide_env_values = true, value_name = "MS")]
     pub window_ms: Option<String>,

@@ -20,6 +20,9 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
     }
     if let Some(changes) = server.changes() {
         metrics::observe_replication(&changes.replication_stats());
+        if let Some(figures) = changes.sharing_figures() {
+            metrics::observe_sharing(&figures);
+        }
     }
     if server.config.cluster.redis.is_some() {
         metrics::observe_nodes(&**server.cluster.bus());

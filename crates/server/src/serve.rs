@@ -412,8 +412,10 @@ async fn start_changes(
                 schema: "realtime".to_owned(),
                 table: "messages".to_owned(),
             }],
+            slot: settings.slot.clone(),
             ..StreamOptions::default()
         },
+        cluster: nodes::sharing(&server.cluster, &server.config.cluster),
         ..walcast_changes::Options::default()
     };
     let connections = server.config.database.pool_size;

@@ -17,6 +17,7 @@ mod modes;
 mod old_rows;
 mod options;
 mod partitions;
+mod permanent_slot;
 mod primary_keys;
 mod publications;
 mod questions;

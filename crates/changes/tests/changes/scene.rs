@@ -60,6 +60,14 @@ impl Scene {
         }
     }
 
+    /// Stops the stream and waits for its end.
+    pub(crate) async fn end(&self) {
+        self.cancel.cancel();
+        timeout(DEADLINE, self.changes.stopped())
+            .await
+            .unwrap_or_else(|_| panic!("the stream does not end"));
+    }
+
     pub(crate) async fn run(&self, statements: &str) {
         self.database.execute(statements).await;
     }

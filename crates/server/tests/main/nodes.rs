@@ -534,3 +534,54 @@ async fn section_9_rates_of_all_nodes_count_together() {
         .expect("the other node refuses nothing");
     assert_eq!(told, r#"{"message":"You have exceeded your rate limit"}"#);
 }
+
+/// Decision 27.
+#[tokio::test]
+async fn changes_reach_members_on_every_node_once_from_one_slot() {
+    let Some((database, nodes)) = start_on_database(3).await else {
+        return;
+    };
+    database
+        .execute(
+            "create table notes (id int primary key); grant select on notes to anon;
+             alter publication supabase_realtime add table notes",
+        )
+        .await;
+    let mut sockets = Vec::new();
+    for node in &nodes.nodes {
+        let mut socket = node.socket().await;
+        let bindings = json!([{"event": "INSERT", "schema": "public", "table": "notes"}]);
+        let payload = json!({"config": {"postgres_changes": bindings}});
+        join(&mut socket, "2.0.0", TOPIC, payload).await;
+        assert_eq!(socket.receive().await[3], "system");
+        sockets.push(socket);
+    }
+    for id in 1..=3 {
+        database
+            .execute(&format!("insert into notes values ({id})"))
+            .await;
+    }
+    for socket in &mut sockets {
+        for id in 1..=3 {
+            assert_eq!(socket.receive().await[4]["data"]["record"]["id"], id);
+        }
+        socket.expect_silence().await;
+    }
+    database
+        .until("select count(*) = 1 from pg_replication_slots where database = current_database()")
+        .await;
+    let mut holders = 0;
+    for node in &nodes.nodes {
+        let figures = node.get("/metrics").await.body;
+        let lag = figures
+            .lines()
+            .find_map(|line| line.strip_prefix("walcast_node_lag_seconds "))
+            .unwrap_or_else(|| panic!("{figures}"));
+        assert!(lag.parse::<f64>().unwrap() < 5.0, "{lag}");
+        holders += figures
+            .lines()
+            .filter(|line| *line == "walcast_slot_holder 1")
+            .count();
+    }
+    assert_eq!(holders, 1);
+}
