@@ -666,9 +666,16 @@ async fn changes_need_the_right_to_them_and_row_level_security_decides_about_eac
 
     socket.send_json(refresh(&blind)).await;
     assert_eq!(socket.receive().await[4]["message"], refusal);
+    // Once another has heard it, the stream is past it.
+    let mut other = server.socket_as("2.0.0", &listens).await;
+    let payload = json!({"config": {"postgres_changes": entries}});
+    assert_eq!(other.join("realtime:room", "1", payload).await.0, "ok");
+    assert_eq!(other.receive().await[4], system("ok", "Subscribed to PostgreSQL"));
     database
         .execute("insert into public.todos values (3, 'ann')")
         .await;
+    while other.receive().await[4]["data"]["record"]["id"] != 3 {}
+    socket.expect_silence().await;
     socket.send_json(refresh(&listens)).await;
     assert_eq!(
         socket.receive().await[4],
