@@ -28,6 +28,7 @@ mod joins;
 mod key_sets;
 mod limits;
 mod migrations;
+mod missed;
 mod nodes;
 mod presence;
 mod presence_nodes;
