@@ -5,12 +5,12 @@
 //! says what is different between its two ends: whoever holds the state of one end has, with the diff, that of the
 //! other. A member that comes in the middle of a window gets the state of its beginning.
 //!
-//! What a topic holds ([`roster`]) knows no time and no members; [`presences`] adds both. Members are reached through
+//! What a topic holds (`roster`) knows no time and no members; `presences` adds both. Members are reached through
 //! the rooms of `walcast-broadcast`. Nothing here knows a socket or asks a database: who may be present or told of it
 //! is decided by the caller.
 //!
-//! Every presence has a node that owns it. What other nodes report of theirs ([`neighbours`]) enters a topic while
-//! somebody here hears of presences or tracks one ([`following`]), and is told within the same windows as ours.
+//! Every presence has a node that owns it. What other nodes report of theirs (`neighbours`) enters a topic while
+//! somebody here hears of presences or tracks one (`following`), and is told within the same windows as ours.
 
 mod fields;
 mod following;

@@ -65,7 +65,7 @@ impl Current {
 }
 
 /// How long what nobody wants may pile up.
-const PAUSE: Duration = Duration::from_millis(1);
+const PAUSE: Duration = Duration::from_millis(3);
 /// After a read of less than this there is time to pause.
 const SMALL_READ_BYTES: u64 = 32 * 1024;
 
@@ -172,7 +172,7 @@ impl<'a> Reader<'a> {
         // The server sends every row by itself. Waking for each costs far more than skipping it, so where nobody wants
         // what comes it may pile up for a moment.
         if self.is_skipping && self.last_read_bytes < SMALL_READ_BYTES && self.heard.elapsed() < PAUSE {
-            tokio::time::sleep(PAUSE).await;
+            self.session.wire.rest(PAUSE).await?;
         }
         let before = self.session.wire.bytes_read;
         tokio::select! {

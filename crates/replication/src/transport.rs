@@ -20,9 +20,31 @@ pub(crate) enum Transport {
     Tcp(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
     Unix(UnixStream),
+    /// A TCP connection the runtime does not watch for now (see [`Transport::rest`]).
+    Resting(std::net::TcpStream),
+    /// Between two of the others, for no longer than it takes to turn one into the other.
+    Turning,
 }
 
 impl Transport {
+    /// Stops watching the connection until it is used again: what arrives meanwhile wakes nobody. A connection with TLS
+    /// is watched on, for its stream cannot be taken apart.
+    pub(crate) fn rest(&mut self) -> io::Result<()> {
+        match std::mem::replace(self, Self::Turning) {
+            Self::Tcp(stream) => *self = Self::Resting(stream.into_std()?),
+            other => *self = other,
+        }
+        Ok(())
+    }
+
+    fn watched(&mut self) -> io::Result<&mut Self> {
+        match std::mem::replace(self, Self::Turning) {
+            Self::Resting(stream) => *self = Self::Tcp(TcpStream::from_std(stream)?),
+            other => *self = other,
+        }
+        Ok(self)
+    }
+
     /// Connects and agrees on TLS. Takes at most the time limit for each address, and once more for TLS.
     pub(crate) async fn open(config: &Config, ssl_mode: SslMode) -> Result<Self, StreamError> {
         let limit = Duration::from_millis(config.connect_timeout_ms);
@@ -58,7 +80,7 @@ impl Transport {
     pub(crate) fn server_certificate(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => Some(stream.get_ref().1.peer_certificates()?.first()?),
-            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::Tcp(_) | Self::Unix(_) | Self::Resting(_) | Self::Turning => None,
         }
     }
 }
@@ -101,36 +123,40 @@ impl AsyncRead for Transport {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
             Self::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Resting(_) | Self::Turning => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }
 
 impl AsyncWrite for Transport {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, bytes),
             Self::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Self::Resting(_) | Self::Turning => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Unix(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Resting(_) | Self::Turning => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
+        match self.get_mut().watched()? {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Resting(_) | Self::Turning => Poll::Ready(Err(io::ErrorKind::NotConnected.into())),
         }
     }
 }

@@ -3,6 +3,7 @@
 use crate::error::StreamError;
 use crate::transport::Transport;
 use bytes::{Buf, Bytes, BytesMut};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Before the login nobody has proved anything: messages are short.
@@ -53,6 +54,13 @@ impl Wire {
 
     pub(crate) fn transport(&self) -> &Transport {
         &self.transport
+    }
+
+    /// Lets what arrives pile up for a while. Can be cancelled.
+    pub(crate) async fn rest(&mut self, duration: Duration) -> Result<(), StreamError> {
+        self.transport.rest()?;
+        tokio::time::sleep(duration).await;
+        Ok(())
     }
 
     /// The next message. Can be cancelled: what was read stays in the buffer.

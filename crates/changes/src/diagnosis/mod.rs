@@ -1,7 +1,7 @@
 //! Why changes of a table do not reach a role, or not all of them (`design.md 3`, promise 7).
 //!
 //! A [`Finding`] is one such reason: a code, a sentence for people, and the SQL that mends it. They come from two
-//! readings of the catalog: [`Exposure`] says what a published table shows to a role, [`unpublished`] why a name is not
+//! readings of the catalog: [`Exposure`] says what a published table shows to a role, [`unpublished()`] why a name is not
 //! offered at all. The confirmation of a subscription carries those that concern it, `walcast doctor` all there are.
 //!
 //! Nothing here decides what is delivered; a table that is found faultless is not thereby visible.
