@@ -14,11 +14,9 @@ mod message;
 mod parcel;
 mod replay;
 mod rooms;
-mod window;
 
 pub use cost::{PayloadCost, payload_cost};
 pub use message::{Body, Message, Unframeable, encode_replayed, payload_with_meta};
 pub use parcel::Unreadable;
 pub use replay::Replay;
-pub use rooms::{Member, MemberId, Membership, Recovered, Room, Rooms};
-pub use window::{Since, Unrecovered, WindowLimits};
+pub use rooms::{Member, MemberId, Membership, Room, Rooms};

@@ -1,10 +1,8 @@
 //! The rooms of a server and their members.
 
-use crate::message::{Marks, Message, Unframeable};
+use crate::message::{Message, Unframeable};
 use crate::replay::Replay;
-use crate::window::{Kept, Since, Unrecovered, Window, WindowLimits};
 use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -70,8 +68,6 @@ struct Seated {
 struct Seats {
     seated: Vec<Seated>,
     places: HashMap<MemberId, usize>,
-    /// Whether the room is no room any more: whoever comes now is in another.
-    is_gone: bool,
 }
 
 impl Seats {
@@ -100,36 +96,9 @@ pub struct Rooms {
     private: Floor,
     last_id: AtomicU64,
     over_limit: AtomicBool,
-    /// The recent broadcasts of private rooms, if they are kept.
-    window: Option<Window>,
 }
 
-/// What a member missed: the frames that tell it, oldest first.
-pub type Recovered = Result<Vec<Frame>, Unrecovered>;
-
 impl Rooms {
-    /// No rooms yet, whose recent private broadcasts are kept within these limits. The epoch, a random number, tells
-    /// positions of this process from those of others.
-    #[must_use]
-    pub fn with_window(limits: WindowLimits, epoch: u32) -> Self {
-        Self {
-            window: limits.keeps().then(|| Window::new(limits, epoch)),
-            ..Self::default()
-        }
-    }
-
-    /// Forgets recent broadcasts that are too old; says how many bytes and messages are kept.
-    pub fn sweep(&self) -> (usize, usize) {
-        self.window.as_ref().map(Window::sweep).unwrap_or_default()
-    }
-
-    /// Broadcasts may have been missed until now: none before is told again.
-    pub fn interrupt(&self) {
-        if let Some(window) = &self.window {
-            window.interrupt();
-        }
-    }
-
     /// While set, every member that is delivered a broadcast is told so ([`Outlet::over_limit`]).
     pub fn set_over_limit(&self, over_limit: bool) {
         self.over_limit.store(over_limit, Ordering::Release);
@@ -138,27 +107,6 @@ impl Rooms {
     /// Lets a channel into a room, until the returned value is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
-        self.seat(room, member, None).0
-    }
-
-    /// As [`Rooms::enter`], with what was cast since a moment. All that comes later reaches the member's outlet.
-    pub fn enter_since(
-        self: &Arc<Self>,
-        room: Room<'_>,
-        member: Member,
-        since: Since,
-    ) -> (Membership, Recovered) {
-        let (membership, recovered) = self.seat(room, member, Some(since));
-        (membership, recovered.unwrap_or(Ok(Vec::new())))
-    }
-
-    fn seat(
-        self: &Arc<Self>,
-        room: Room<'_>,
-        member: Member,
-        since: Option<Since>,
-    ) -> (Membership, Option<Recovered>) {
-        let version = member.version;
         let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
         let ears = Arc::new(Ears {
             broadcasts: AtomicBool::new(member.reads),
@@ -167,46 +115,24 @@ impl Rooms {
         let topic: Arc<str> = room.topic.into();
         let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
         // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
-        let mut taken = seats.write().unwrap_or_else(PoisonError::into_inner);
-        taken.take(Seated {
-            id,
-            version,
-            outlet: member.outlet,
-            ears: Arc::clone(&ears),
-            replay: member.replay,
-        });
-        // Nothing is cast to the room meanwhile.
-        let missed = since.map(|since| match &self.window {
-            None => Err(Unrecovered::Off),
-            Some(_) if !room.is_private => Err(Unrecovered::Public),
-            Some(window) => Ok((window, window.missed(&topic, since)?)),
-        });
-        drop(taken);
+        seats
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take(Seated {
+                id,
+                version: member.version,
+                outlet: member.outlet,
+                ears: Arc::clone(&ears),
+                replay: member.replay,
+            });
         drop(seats);
-        let recovered = missed.map(|missed| {
-            let (window, missed) = missed?;
-            let topic = format!("realtime:{topic}");
-            let frame = |kept: &Arc<Kept>| {
-                let marks = Marks {
-                    position: Some(&window.position(kept.number())),
-                    is_replayed: true,
-                };
-                // What cannot be framed reached nobody.
-                kept.message()?
-                    .encode_marked(version, &topic, marks)
-                    .ok()
-                    .flatten()
-            };
-            Ok(missed.iter().filter_map(frame).collect())
-        });
-        let membership = Membership {
+        Membership {
             rooms: Arc::clone(self),
             topic,
             is_private: room.is_private,
             id,
             ears,
-        };
-        (membership, recovered)
+        }
     }
 
     /// Delivers a message to every member that may hear it, except one, and says how many got it.
@@ -219,64 +145,13 @@ impl Rooms {
         message: &Message<'_>,
         except: Option<MemberId>,
     ) -> Result<usize, Unframeable> {
-        if let (true, Some(window)) = (room.is_private, &self.window) {
-            return self.cast_and_keep(window, room.topic, message, except);
-        }
         let seats = self
             .floor(room.is_private)
             .get(room.topic)
             .map(|seats| Arc::clone(&seats));
         let Some(seats) = seats else { return Ok(0) };
+        let topic = format!("realtime:{}", room.topic);
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
-        self.hand(&seats, room.topic, message, Marks::default(), except)
-    }
-
-    /// One message of a private room after the other, so that all members get them in the order of their positions.
-    fn cast_and_keep(
-        &self,
-        window: &Window,
-        topic: &str,
-        message: &Message<'_>,
-        except: Option<MemberId>,
-    ) -> Result<usize, Unframeable> {
-        loop {
-            let seats = self.private.get(topic).map(|seats| Arc::clone(&seats));
-            let Some(seats) = seats else {
-                if !window.covers(topic) {
-                    return Ok(0);
-                }
-                // Nobody can enter while the place is held.
-                let Entry::Vacant(_place) = self.private.entry(topic.into()) else {
-                    continue;
-                };
-                window.keep(topic, window.next(), message);
-                return Ok(0);
-            };
-            let seats = seats.write().unwrap_or_else(PoisonError::into_inner);
-            if seats.is_gone {
-                continue;
-            }
-            let number = window.next();
-            let position = window.position(number);
-            let marks = Marks {
-                position: Some(&position),
-                is_replayed: false,
-            };
-            let receivers = self.hand(&seats, topic, message, marks, except)?;
-            window.keep(topic, number, message);
-            return Ok(receivers);
-        }
-    }
-
-    fn hand(
-        &self,
-        seats: &Seats,
-        topic: &str,
-        message: &Message<'_>,
-        marks: Marks<'_>,
-        except: Option<MemberId>,
-    ) -> Result<usize, Unframeable> {
-        let topic = format!("realtime:{topic}");
         let hearing = || {
             seats
                 .seated
@@ -285,7 +160,7 @@ impl Rooms {
         };
         let frame = |version: Version| -> Result<Option<Frame>, Unframeable> {
             if hearing().any(|member| member.version == version) {
-                message.encode_marked(version, &topic, marks)
+                message.encode(version, &topic)
             } else {
                 Ok(None)
             }
@@ -427,13 +302,6 @@ impl Membership {
         self.id
     }
 
-    /// Has the broadcasts of a private room kept from now on, if such are: the member is told all of them.
-    pub fn keep_recent(&self) {
-        if let (true, Some(window)) = (self.is_private, &self.rooms.window) {
-            window.cover(&self.topic);
-        }
-    }
-
     /// Lets the member hear broadcasts from now on, or not any more.
     pub fn set_reads(&self, reads: bool) {
         self.ears.broadcasts.store(reads, Ordering::Release);
@@ -471,12 +339,11 @@ impl Drop for Membership {
                 .leave(self.id);
         }
         floor.remove_if(&self.topic, |_, seats| {
-            let mut seats = seats.write().unwrap_or_else(PoisonError::into_inner);
-            seats.is_gone = seats.seated.is_empty();
-            if let (true, true, Some(window)) = (seats.is_gone, self.is_private, &self.rooms.window) {
-                window.leave(&self.topic);
-            }
-            seats.is_gone
+            seats
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .seated
+                .is_empty()
         });
     }
 }
@@ -616,120 +483,6 @@ mod tests {
             [received(&public), received(&private), received(&deaf)],
             [1, 1, 0]
         );
-    }
-
-    /// A message's number, from its position.
-    fn number(frame: &Frame) -> u64 {
-        let text = std::str::from_utf8(frame.bytes()).unwrap();
-        let (_, position) = text.split_once(r#""position":"00000007:"#).unwrap();
-        position.split('"').next().unwrap().parse().unwrap()
-    }
-
-    #[test]
-    fn who_comes_and_goes_while_others_cast_hears_each_message_once_and_in_order() {
-        const VISITS: usize = 300;
-        /// A caster waits while more than this was not heard, so that it can all be told again.
-        const AHEAD: u64 = 500;
-        let limits = WindowLimits {
-            age: std::time::Duration::from_secs(3600),
-            bytes: 1 << 30,
-            outlives_members: true,
-        };
-        let rooms = Arc::new(Rooms::with_window(limits, 7));
-        let (mut member, mut inbox) = enter(&rooms, PRIVATE, Version::V2);
-        member.keep_recent();
-        let (cast, heard_so_far) = (AtomicU64::new(0), AtomicU64::new(0));
-        let is_over = AtomicBool::new(false);
-        let mut heard = Vec::new();
-        let mut told_again = 0;
-        std::thread::scope(|scope| {
-            for _ in 0..3 {
-                scope.spawn(|| {
-                    while !is_over.load(Ordering::Acquire) {
-                        let ahead = cast.load(Ordering::Acquire) - heard_so_far.load(Ordering::Acquire);
-                        if ahead > AHEAD {
-                            std::thread::yield_now();
-                            continue;
-                        }
-                        cast.fetch_add(1, Ordering::AcqRel);
-                        rooms.cast(PRIVATE, &HELLO, None).unwrap();
-                    }
-                });
-            }
-            for _ in 0..VISITS {
-                while received(&inbox) == 0 {
-                    std::thread::yield_now();
-                }
-                drop(member);
-                heard.extend(inbox.0.lock().unwrap().iter().map(number));
-                heard_so_far.store(heard.len() as u64, Ordering::Release);
-                std::thread::yield_now();
-                inbox = Arc::new(Inbox::default());
-                let came_back = Member {
-                    version: Version::V2,
-                    outlet: Arc::clone(&inbox) as Arc<dyn Outlet>,
-                    reads: true,
-                    hears_presence: false,
-                    replay: None,
-                };
-                let since = Since::Position {
-                    epoch: 7,
-                    number: heard.last().copied().unwrap_or(0),
-                };
-                let (membership, recovered) = rooms.enter_since(PRIVATE, came_back, since);
-                for frame in recovered.unwrap() {
-                    assert!(
-                        std::str::from_utf8(frame.bytes())
-                            .unwrap()
-                            .contains(r#""replayed":true"#)
-                    );
-                    heard.push(number(&frame));
-                    told_again += 1;
-                }
-                heard_so_far.store(heard.len() as u64, Ordering::Release);
-                membership.keep_recent();
-                member = membership;
-            }
-            is_over.store(true, Ordering::Release);
-        });
-        heard.extend(inbox.0.lock().unwrap().iter().map(number));
-        let expected: Vec<u64> = (1..=cast.into_inner()).collect();
-        assert_eq!(heard, expected);
-        assert!(told_again > 0);
-    }
-
-    #[test]
-    fn only_a_private_room_keeps_what_was_cast_and_only_if_asked_to() {
-        let limits = WindowLimits {
-            age: std::time::Duration::from_secs(3600),
-            bytes: 1 << 20,
-            outlives_members: true,
-        };
-        let since = Since::Timestamp(0);
-        for (rooms, room, expected) in [
-            (Rooms::default(), PRIVATE, Unrecovered::Off),
-            (Rooms::with_window(limits, 7), PUBLIC, Unrecovered::Public),
-            (Rooms::with_window(limits, 7), PRIVATE, Unrecovered::Gone),
-        ] {
-            let rooms = Arc::new(rooms);
-            let (member, inbox) = enter(&rooms, room, Version::V2);
-            member.keep_recent();
-            rooms.cast(room, &HELLO, None).unwrap();
-            let frame = String::from_utf8(inbox.0.lock().unwrap()[0].bytes().to_vec()).unwrap();
-            assert_eq!(
-                frame.contains("position"),
-                expected == Unrecovered::Gone,
-                "{frame}"
-            );
-            let came_back = Member {
-                version: Version::V2,
-                outlet: inbox as Arc<dyn Outlet>,
-                reads: true,
-                hears_presence: false,
-                replay: None,
-            };
-            assert_eq!(rooms.enter_since(room, came_back, since).1, Err(expected));
-        }
     }
 
     #[test]

@@ -51,8 +51,6 @@ pub struct Broadcast {
     /// Stored broadcasts wanted, as sent: a bad value is an error on private channels only, while on public ones the
     /// key alone is, even with null (`protocol.md 5.9`).
     pub replay: Option<Box<RawValue>>,
-    /// From where on broadcasts were missed, as sent; null is nothing (decision 30).
-    pub since: Option<Box<RawValue>>,
 }
 
 /// The object `config.presence`.
@@ -158,7 +156,6 @@ impl Reader {
             // Anything but null and false, the string "false" included.
             replication_ready: present(&fields, "replication_ready").is_some_and(|raw| raw.get() != "false"),
             replay: fields.remove("replay"),
-            since: fields.remove("since").filter(|since| !is_null(since)),
         })
     }
 

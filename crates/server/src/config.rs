@@ -109,8 +109,6 @@ pub struct Config {
     pub database: DatabaseConfig,
     /// What the change stream needs.
     pub changes: ChangesConfig,
-    /// How much is kept of private broadcasts for channels that come back.
-    pub broadcast_window: walcast_broadcast::WindowLimits,
     /// Checks tokens of connections and channels.
     pub verifier: Verifier,
     /// A channel whose token has expired is closed this many seconds later (`protocol.md 4.2` has 0).
@@ -275,7 +273,6 @@ impl Config {
             },
             database: DatabaseConfig::from_options(options)?,
             changes: ChangesConfig::from_options(options)?,
-            broadcast_window: broadcast_window(options)?,
             verifier: verifier(options)?,
             token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
             mint: MintConfig {
@@ -411,28 +408,6 @@ impl Config {
             log_format: log_format(&options.log_format)?,
         })
     }
-}
-
-/// Nothing unless one of the two is asked for; then the other has a default.
-fn broadcast_window(options: &Options) -> Result<walcast_broadcast::WindowLimits, ConfigError> {
-    let (age_ms, bytes) = (&options.broadcast_window_ms, &options.broadcast_window_bytes);
-    let (default_ms, default_bytes) = if text(age_ms).or(text(bytes)).is_some() {
-        (120_000, 16 << 20)
-    } else {
-        (0, 0)
-    };
-    Ok(walcast_broadcast::WindowLimits {
-        age: duration("WALCAST_BROADCAST_WINDOW_MS", age_ms, default_ms, 0, 3_600_000)?,
-        bytes: number(
-            "WALCAST_BROADCAST_WINDOW_BYTES",
-            bytes,
-            default_bytes,
-            0,
-            16 << 30,
-        )?,
-        // What clients of other nodes cast is heard only while somebody is in the room.
-        outlives_members: text(&options.nodes.redis_url).is_none(),
-    })
 }
 
 /// Reads the log level as the reference names it (`warning`, `notice`, ...) or as tracing directives.

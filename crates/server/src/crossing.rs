@@ -157,8 +157,6 @@ impl Crossings {
     }
 
     async fn confess(&self, gap: Duration) {
-        // Nobody who comes back is told that it has heard all.
-        self.ear.rooms.interrupt();
         let seconds = gap.as_secs_f64();
         let message = format!(
             "Broadcasts of clients on other nodes may have been missed: the nodes were out of touch for {seconds:.1} s"

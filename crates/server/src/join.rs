@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use walcast_broadcast::{Member, Replay, Room, Since};
+use walcast_broadcast::{Member, Replay, Room};
 use walcast_changes::Subscription;
 use walcast_messages::{Rights, RightsError};
 use walcast_protocol::{
@@ -16,7 +16,6 @@ use walcast_protocol::{
 
 use crate::attend::Attendance;
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
-use crate::missed::{self, Missed, NotTold};
 use crate::outbox::{End, Gate, close_code};
 use crate::private::{self, Private};
 use crate::relay::Relay;
@@ -57,7 +56,7 @@ pub struct Accepted {
     pub channel: Box<Channel>,
     /// The `response` of the reply.
     pub response: String,
-    /// Stored and missed messages it asked for, oldest first.
+    /// Stored messages it asked for, oldest first.
     pub replayed: Vec<Frame>,
     /// How its subscription went, if it asked for changes.
     pub casting: Option<Result<(), Unfulfilled>>,
@@ -140,9 +139,7 @@ impl Attempt {
             .grant(self.sub_topic())
             .map_err(|error| not_opened(&error))?;
         let replay = self.replay_range(&payload)?;
-        let since = missed::since(&payload);
-        let is_told_again = replay.is_some() || since.is_some();
-        let private = self.private(&payload, &credentials, is_told_again).await?;
+        let private = self.private(&payload, &credentials, replay.is_some()).await?;
         let entries = self.entries(&payload);
         let response = join_response(&entries);
         let legacy = payload.config.is_none();
@@ -162,7 +159,7 @@ impl Attempt {
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
         let history = replay.is_some().then(Arc::<Replay>::default);
-        let (relay, missed) = self.relay(&payload, private.as_deref(), grant, history.clone(), since);
+        let relay = self.relay(&payload, private.as_deref(), grant, history.clone());
         let with_presence = self.is_with_presence(&payload);
         // A public one may be granted to hear by a later token.
         let hears_presence = private
@@ -172,18 +169,16 @@ impl Attempt {
         if let Some(crossing) = &relay.crossing {
             crossing.ready().await;
         }
-        relay.membership.keep_recent();
         if let Some(following) = following.as_ref().filter(|_| with_presence) {
             following.caught_up(FIRST_SIGHT).await;
         }
         let presence = payload.config.as_ref().map(|config| &config.presence);
         let key = presence.and_then(|presence| presence.key.as_deref());
         let attendance = Attendance::new(key, with_presence, following);
-        let mut replayed = match (replay, history) {
+        let replayed = match (replay, history) {
             (Some(range), Some(history)) => self.replay(range, &history).await?,
             _ => Vec::new(),
         };
-        replayed.extend(missed.map(|missed| self.tell_missed(missed)).unwrap_or_default());
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
@@ -366,8 +361,7 @@ impl Attempt {
         private: Option<&Private>,
         grant: Grant,
         history: Option<Arc<Replay>>,
-        since: Option<Result<Since, NotTold>>,
-    ) -> (Relay, Option<Missed>) {
+    ) -> Relay {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
@@ -381,16 +375,8 @@ impl Attempt {
             hears_presence: private.is_none() && grant.presence.read && !self.is_with_presence(payload),
             replay: history,
         };
-        let (membership, missed) = match since {
-            None => (self.server.rooms.enter(room, member), None),
-            Some(Err(not_told)) => (self.server.rooms.enter(room, member), Some(Err(not_told))),
-            Some(Ok(since)) => {
-                let (membership, recovered) = self.server.rooms.enter_since(room, member, since);
-                (membership, Some(recovered.map_err(NotTold::from)))
-            }
-        };
-        let relay = Relay {
-            membership,
+        Relay {
+            membership: self.server.rooms.enter(room, member),
             crossing: self
                 .server
                 .crossings
@@ -398,8 +384,7 @@ impl Attempt {
                 .map(|crossings| crossings.enter(room)),
             ack: config.is_some_and(|config| config.broadcast.ack),
             own: config.is_some_and(|config| config.broadcast.own),
-        };
-        (relay, missed)
+        }
     }
 
     /// Whether the client asked for presence, or the server has it for everybody (`protocol.md 6.3`).

@@ -38,7 +38,6 @@ pub mod logging;
 pub mod metrics;
 pub mod migrate;
 pub mod mint;
-mod missed;
 pub mod nodes;
 pub mod open_files;
 pub mod options;

@@ -149,15 +149,6 @@ pub fn socket_closed(code: u16) {
     counter!("walcast_sockets_closed_total", "code" => code.to_string()).increment(1);
 }
 
-/// Bytes and messages of private broadcasts that are kept.
-pub fn observe_broadcast_window((bytes, messages): (usize, usize)) {
-    // Far below what a double loses.
-    #[allow(clippy::cast_precision_loss)]
-    let set = |name: &'static str, value: usize| gauge!(name).set(value as f64);
-    set("walcast_broadcast_window_bytes", bytes);
-    set("walcast_broadcast_window_messages", messages);
-}
-
 /// Copies the figures of the replication stream into the recorder.
 pub fn observe_replication(stats: &walcast_replication::Stats) {
     counter!("walcast_changes_decoded_total").absolute(stats.changes_decoded.load(Ordering::Relaxed));
@@ -217,18 +208,6 @@ fn describe() {
         "Parcels of changes this node appended for all nodes"
     );
     describe_counter!("walcast_slot_parcel_bytes_total", "Their bytes");
-    describe_gauge!(
-        "walcast_broadcast_window_bytes",
-        "Memory of private broadcasts kept for channels that come back"
-    );
-    describe_gauge!(
-        "walcast_broadcast_window_messages",
-        "Private broadcasts kept for channels that come back"
-    );
-    describe_counter!(
-        "walcast_broadcasts_told_again_total",
-        "Private broadcasts that channels missed and were told when they came back"
-    );
     describe_gauge!(
         "walcast_nodes_connected",
         "Whether this node is in touch with the others"

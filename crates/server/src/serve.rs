@@ -251,7 +251,7 @@ pub async fn run_with(
     let rates = Arc::new(Rates::new(&config.limits));
     let metrics = Metrics::new();
     let cluster = Arc::new(nodes::join(&config.cluster).await?);
-    let rooms = Arc::new(Rooms::with_window(config.broadcast_window, rand::random()));
+    let rooms = Arc::<Rooms>::default();
     let neighbours = config.cluster.redis.is_some();
     let neighbours = neighbours.then(|| Neighbours::new(Arc::clone(&cluster), nodes::TENANT));
     let presences = Presences::new(
@@ -329,10 +329,7 @@ pub async fn run_with(
             () = accept.as_mut() => break,
             () = prepare.as_mut(), if !prepared => prepared = true,
             () = following.as_mut() => {}
-            _ = upkeep.tick() => {
-                recorder.run_upkeep();
-                metrics::observe_broadcast_window(server.rooms.sweep());
-            }
+            _ = upkeep.tick() => recorder.run_upkeep(),
             _ = bucket.tick() => server.rates.tick(&server.rooms),
             _ = sharing.tick(), if is_sharing => server.share_counts(),
         }

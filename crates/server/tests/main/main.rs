@@ -28,7 +28,6 @@ mod joins;
 mod key_sets;
 mod limits;
 mod migrations;
-mod missed;
 mod nodes;
 mod presence;
 mod presence_nodes;
