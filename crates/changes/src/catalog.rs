@@ -80,7 +80,25 @@ impl TableFacts {
     }
 }
 
-const FACTS_QUERY: &str = r#"
+/// Where row security of a table `c` is decided, as a table `s` in a schema `s_ns`: by the table itself, or by the nearest
+/// ancestor of a partition that has it on when the partition has not (`database.md 12`). No row: nowhere.
+macro_rules! row_security_source {
+    () => {
+        "
+    from (
+      select c.oid as candidate, 0 as distance
+      union all
+      select ancestor, row_number() over () from pg_partition_ancestors(c.oid) ancestor where ancestor <> c.oid
+    ) line
+    join pg_class s on s.oid = line.candidate and s.relrowsecurity
+    join pg_namespace s_ns on s_ns.oid = s.relnamespace
+    order by line.distance limit 1"
+    };
+}
+pub(crate) use row_security_source;
+
+const FACTS_QUERY: &str = concat!(
+    r#"
 select jsonb_build_object(
   'oid', c.oid::int8,
   'schema', n.nspname,
@@ -163,17 +181,13 @@ select jsonb_build_object(
     select jsonb_build_object(
       'oid', s.oid::int8,
       'from', format('%s%I.%I', case when s.relkind = 'r' then 'only ' else '' end, s_ns.nspname, s.relname))
-    from (
-      select c.oid as candidate, 0 as distance
-      union all
-      select ancestor, row_number() over () from pg_partition_ancestors(c.oid) ancestor where ancestor <> c.oid
-    ) line
-    join pg_class s on s.oid = line.candidate and s.relrowsecurity
-    join pg_namespace s_ns on s_ns.oid = s.relnamespace
-    order by line.distance limit 1))::text
+"#,
+    row_security_source!(),
+    r#"))::text
 from pg_class c
 join pg_namespace n on n.oid = c.relnamespace
-where c.oid = any($1::int8[]::oid[])"#;
+where c.oid = any($1::int8[]::oid[])"#
+);
 
 /// The published tables that a pattern names, by oid.
 pub(crate) async fn published(

@@ -1,28 +1,10 @@
 //! The corpus of the fuzz target `envelope`: publications as nodes make them, and bad ones made by hand.
 
-#![allow(clippy::unwrap_used, reason = "a broken fact may stop a test")]
-
-use std::path::Path;
 use walcast_cluster::fuzzing;
+use walcast_testkit::replay_corpus;
 
 #[test]
 fn publications_are_understood_and_bad_ones_refused() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus/envelope");
-    let (mut good, mut bad) = (0, 0);
-    for entry in std::fs::read_dir(folder).unwrap() {
-        let path = entry.unwrap().path();
-        let name = path.file_name().unwrap().to_string_lossy();
-        let bytes = std::fs::read(&path).unwrap();
-        let is_bad = name.starts_with("bad-");
-        assert_eq!(fuzzing::envelope(&bytes), !is_bad, "{name}");
-        *(if is_bad { &mut bad } else { &mut good }) += 1;
-        // Cut anywhere, or with a bit turned, it is whatever it is, but no panic.
-        for at in 0..bytes.len() {
-            fuzzing::envelope(&bytes[..at]);
-            let mut turned = bytes.clone();
-            turned[at] ^= 1 << (at % 8);
-            fuzzing::envelope(&turned);
-        }
-    }
-    assert!(good >= 5 && bad >= 3, "{good} good and {bad} bad publications");
+    let verdicts = replay_corpus("envelope", fuzzing::envelope);
+    assert!(verdicts.good >= 5 && verdicts.bad >= 3, "{verdicts:?}");
 }

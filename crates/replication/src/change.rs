@@ -1,8 +1,10 @@
 //! A row change as it leaves the stream.
 
 use crate::lsn::Lsn;
+use crate::pgoutput::AnnouncedRelation;
 use bytes::Bytes;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// The transaction a change was committed by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +59,22 @@ pub struct Relation {
     /// Grows with every announcement. Postgres announces a table again after anything that may concern cached facts
     /// about it: DDL, GRANT and REVOKE, policies, row security switched on or off.
     pub version: u64,
+}
+
+impl Relation {
+    /// The table as it is announced now. Versions grow over all sessions, so that a consumer never takes a new session's
+    /// relation for one it knows.
+    pub(crate) fn of_next_version(announced: AnnouncedRelation) -> Self {
+        static VERSIONS: AtomicU64 = AtomicU64::new(1);
+        Self {
+            oid: announced.oid,
+            schema: announced.schema,
+            name: announced.name,
+            replica_identity: announced.replica_identity,
+            columns: announced.columns,
+            version: VERSIONS.fetch_add(1, Ordering::Relaxed),
+        }
+    }
 }
 
 /// A column's value.

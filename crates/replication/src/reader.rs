@@ -309,14 +309,7 @@ impl<'a> Reader<'a> {
                 }))
             }
             Message::Relation(announced) => {
-                let relation = Relation {
-                    oid: announced.oid,
-                    schema: announced.schema,
-                    name: announced.name,
-                    replica_identity: announced.replica_identity,
-                    columns: announced.columns,
-                    version: next_version(),
-                };
+                let relation = Relation::of_next_version(announced);
                 self.interest.announced(&relation);
                 self.relations.insert(relation.oid, Arc::new(relation));
                 Ok(None)
@@ -426,12 +419,6 @@ fn ended_by(error: StreamError) -> StreamError {
         }
         error => error,
     }
-}
-
-/// Versions grow over all sessions, so that a consumer never takes a new session's relation for one it knows.
-pub(crate) fn next_version() -> u64 {
-    static VERSIONS: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
-    VERSIONS.fetch_add(1, Ordering::Relaxed)
 }
 
 fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {

@@ -9,12 +9,14 @@
 
 #![allow(clippy::panic, reason = "a test that cannot have its database has failed")]
 
+mod corpus;
 mod database;
 mod keeper;
 mod postgres;
 mod redis;
 mod until;
 
+pub use corpus::{Verdicts, replay_corpus};
 pub use database::Database;
 pub use postgres::Postgres;
 pub use redis::Redis;

@@ -2,6 +2,7 @@
 
 use super::finding::{Finding, KeyOffer, Listing, TableName};
 use crate::binding::{Binding, EventFilter};
+use crate::catalog::row_security_source;
 use crate::clause::Clause;
 use serde::Deserialize;
 use sqlx::{PgExecutor, Row as _};
@@ -63,7 +64,8 @@ pub enum Wish<'a> {
 /// What `publish` may name, in the order of [`Exposure::publishes`].
 const ACTIONS: [&str; 4] = ["insert", "update", "delete", "truncate"];
 
-const QUERY: &str = r"
+const QUERY: &str = concat!(
+    r"
 select jsonb_build_object(
   'schema', n.nspname,
   'name', c.relname,
@@ -123,14 +125,9 @@ select jsonb_build_object(
           and exists (select from unnest(policy.polroles) wanted(oid)
                       where wanted.oid = 0 or pg_has_role(r.oid, wanted.oid, 'usage'))),
       'may_use_schema', has_schema_privilege(r.oid, s.relnamespace, 'usage'))
-    from (
-      select c.oid as candidate, 0 as distance
-      union all
-      select ancestor, row_number() over () from pg_partition_ancestors(c.oid) ancestor where ancestor <> c.oid
-    ) line
-    join pg_class s on s.oid = line.candidate and s.relrowsecurity
-    join pg_namespace s_ns on s_ns.oid = s.relnamespace
-    order by line.distance limit 1))::text
+",
+    row_security_source!(),
+    r"))::text
 from pg_publication p
 join lateral (select t.schemaname, t.tablename, to_jsonb(t) as facts from pg_publication_tables t
               where t.pubname = p.pubname) offer on true
@@ -138,7 +135,8 @@ join pg_namespace n on n.nspname = offer.schemaname
 join pg_class c on c.relnamespace = n.oid and c.relname = offer.tablename
 join pg_roles r on r.rolname = any ($3::text[])
 where p.pubname = $1 and ($2::int8[] is null or c.oid = any ($2::int8[]::oid[]))
-order by n.nspname, c.relname, array_position($3::text[], r.rolname::text)";
+order by n.nspname, c.relname, array_position($3::text[], r.rolname::text)"
+);
 
 /// What `publication` shows of tables to roles: of all its tables, or of those with these oids. A role that does not
 /// exist has no answer, nor has a table that is not published.

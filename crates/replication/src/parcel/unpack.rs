@@ -5,7 +5,6 @@ use crate::change::{Action, Change, OldTuple, Relation, Transaction};
 use crate::error::StreamError;
 use crate::lsn::Lsn;
 use crate::pgoutput::{self, Malformed, Message};
-use crate::reader::next_version;
 use crate::stats::Stats;
 use crate::stream::{Event, Interest};
 use bytes::{Buf, Bytes};
@@ -210,14 +209,7 @@ impl Unpacker {
         {
             return Ok(());
         }
-        let relation = Relation {
-            oid: announced.oid,
-            schema: announced.schema,
-            name: announced.name,
-            replica_identity: announced.replica_identity,
-            columns: announced.columns,
-            version: next_version(),
-        };
+        let relation = Relation::of_next_version(announced);
         self.interest.announced(&relation);
         self.relations.insert(relation.oid, (version, Arc::new(relation)));
         Ok(())
