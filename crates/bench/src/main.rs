@@ -8,6 +8,7 @@
 //! program that writes the same bytes to as many sockets and nothing else: deliveries a second, CPU per delivery.
 //! `private` joins private channels, each of which a policy has to allow: joins a second, CPU per join.
 //! `presence` has members come to one channel all at once, and half of them go: how long until all know, diffs, bytes.
+//! `soak` has visitors come and go in every way for minutes: what is in use at rest after it must be what was before.
 //! `groups` has users who each send on a channel of their own and on one they share with five.
 //!
 //! It shares the machine with what it measures; compare runs on the same machine, not figures of different ones.
@@ -25,6 +26,7 @@ mod presence;
 mod private;
 mod process;
 mod report;
+mod soak;
 mod tally;
 mod token;
 
@@ -111,6 +113,8 @@ enum Scenario {
     Presence(presence::Options),
     /// Joins a second of private channels.
     Private(private::Options),
+    /// Visitors who come and go for minutes: what the server has in use at rest before and after.
+    Soak(soak::Options),
     /// The bare program by itself; `fanout` starts its own.
     Bare(bare::Options),
 }
@@ -125,6 +129,7 @@ fn main() -> anyhow::Result<()> {
         Scenario::Groups(options) => on_one_thread(groups::run(&cli.server, options))?,
         Scenario::Presence(options) => on_one_thread(presence::run(&cli.server, options))?,
         Scenario::Private(options) => on_one_thread(private::run(&cli.server, options))?,
+        Scenario::Soak(options) => on_all_cores(soak::run(&cli.server, options))?,
         Scenario::Bare(options) => return on_all_cores(bare::serve(options)),
     };
     report.print(cli.json)

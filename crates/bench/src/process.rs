@@ -7,12 +7,12 @@ const TICK_MS: u64 = 10;
 
 /// Resident memory of a process in KiB.
 pub(crate) fn resident_kib(pid: u32) -> Option<u64> {
-    status_kib(pid, "VmRSS:")
+    status_number(pid, "VmRSS:")
 }
 
 /// The most resident memory a process has had since it began, or since [`forget_peak`].
 pub(crate) fn peak_kib(pid: u32) -> Option<u64> {
-    status_kib(pid, "VmHWM:")
+    status_number(pid, "VmHWM:")
 }
 
 /// Begins the peak of a process anew. Takes the rights of its user; without them the peak stays what it was.
@@ -21,7 +21,17 @@ pub(crate) fn forget_peak(pid: u32) {
     let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");
 }
 
-fn status_kib(pid: u32, name: &str) -> Option<u64> {
+/// Files a process has open, sockets included. Takes the rights of its user.
+pub(crate) fn open_files(pid: u32) -> Option<u64> {
+    Some(fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64)
+}
+
+/// Threads of a process.
+pub(crate) fn threads(pid: u32) -> Option<u64> {
+    status_number(pid, "Threads:")
+}
+
+fn status_number(pid: u32, name: &str) -> Option<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse().ok()
