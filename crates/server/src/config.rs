@@ -6,6 +6,7 @@ use std::time::Duration;
 use walcast_changes::{DeleteVisibility, Digits, Visibility, WindowLimits};
 use walcast_replication::Slot;
 
+use crate::api::admin::AdminAccess;
 use crate::database_url::database_url;
 use crate::limits::Limits;
 use crate::options::Options;
@@ -32,15 +33,6 @@ pub struct Listen {
     pub address: Option<IpAddr>,
     /// 0 lets the system choose.
     pub port: u16,
-}
-
-/// Who may read `/metrics` (`protocol.md 10`).
-#[derive(Debug, Clone)]
-pub struct MetricsAccess {
-    /// Signs the tokens.
-    pub secret: Secret,
-    /// Tokens refused though signed.
-    pub blocked: Vec<Secret>,
 }
 
 /// What `POST /api/tokens` goes by (decision 29).
@@ -105,6 +97,10 @@ pub struct DrainConfig {
 pub struct Config {
     /// Where to listen.
     pub listen: Listen,
+    /// What the project is called where something asks for it by name.
+    pub tenant_name: String,
+    /// Where this node says it is.
+    pub region: Option<String>,
     /// The database.
     pub database: DatabaseConfig,
     /// What the change stream needs.
@@ -115,8 +111,10 @@ pub struct Config {
     pub token_grace_s: i64,
     /// Tokens bound to topics.
     pub mint: MintConfig,
-    /// None: `/metrics` is open.
-    pub metrics_access: Option<MetricsAccess>,
+    /// Who may administer tenants.
+    pub admin: AdminAccess,
+    /// Who may read `/metrics`; none if everybody may.
+    pub metrics_access: Option<AdminAccess>,
     /// Delay of a refused connect (`protocol.md 1.4`).
     pub connect_error_backoff: Duration,
     /// Quotas.
@@ -271,29 +269,26 @@ impl Config {
                     .transpose()?,
                 port: number("PORT", &options.port, 4000, 0, u16::MAX)?,
             },
+            tenant_name: text(&options.tenant_name)
+                .unwrap_or("realtime-dev")
+                .trim()
+                .to_owned(),
+            region: text(&options.region).map(|region| region.trim().to_owned()),
             database: DatabaseConfig::from_options(options)?,
             changes: ChangesConfig::from_options(options)?,
             verifier: verifier(options)?,
             token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
             mint: MintConfig {
-                secret: [&options.api_jwt_secret, &options.api_jwt_secret_next]
-                    .into_iter()
-                    .find_map(text)
-                    .map(Secret::new),
+                secret: secrets(options).next().map(Secret::new),
                 minter_role: text(&options.token_minter_role)
                     .unwrap_or("service_role")
                     .trim()
                     .to_owned(),
                 longest_s: number("WALCAST_TOKEN_MAX_S", &options.token_max_s, 86_400, 1, 31_536_000)?,
             },
-            metrics_access: text(&options.metrics_jwt_secret).map(|secret| MetricsAccess {
-                secret: Secret::new(secret),
-                blocked: text(&options.metrics_token_blocklist)
-                    .into_iter()
-                    .flat_map(|list| list.split(','))
-                    .map(|token| Secret::new(token.trim()))
-                    .collect(),
-            }),
+            admin: AdminAccess::new(secrets(options), options.api_token_blocklist.as_deref()),
+            metrics_access: text(&options.metrics_jwt_secret)
+                .map(|secret| AdminAccess::new([secret], options.metrics_token_blocklist.as_deref())),
             connect_error_backoff: duration(
                 "CONNECT_ERROR_BACKOFF_MS",
                 &options.connect_error_backoff_ms,
@@ -456,9 +451,15 @@ pub fn verifier(options: &Options) -> Result<Verifier, ConfigError> {
     ))
 }
 
+/// The project's secrets, the present one first.
+fn secrets(options: &Options) -> impl Iterator<Item = &str> {
+    [&options.api_jwt_secret, &options.api_jwt_secret_next]
+        .into_iter()
+        .filter_map(text)
+}
+
 fn keys(options: &Options) -> Result<Keys, ConfigError> {
-    let secrets = [&options.api_jwt_secret, &options.api_jwt_secret_next];
-    let mut keys = Keys::of_secrets(secrets.into_iter().filter_map(text));
+    let mut keys = Keys::of_secrets(secrets(options));
     if let Some(set) = text(&options.api_jwt_jwks) {
         let set = KeySet::parse(set).map_err(|error| ConfigError::InvalidSecret {
             variable: "API_JWT_JWKS",

@@ -51,6 +51,18 @@ pub struct Options {
     #[arg(long, env = "WALCAST_HOST", hide_env_values = true, value_name = "ADDRESS")]
     pub host: Option<String>,
 
+    /// What the project is called in /api/tenants/{name}/health [default: realtime-dev]
+    #[arg(
+        long,
+        env = "SELF_HOST_TENANT_NAME",
+        hide_env_values = true,
+        value_name = "NAME"
+    )]
+    pub tenant_name: Option<String>,
+    /// Where this node is, for those who ask after its health
+    #[arg(long, env = "REGION", hide_env_values = true, value_name = "NAME")]
+    pub region: Option<String>,
+
     /// Postgres as one URL; wins over the DB_* settings
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
@@ -160,6 +172,14 @@ pub struct Options {
         value_name = "SECRET"
     )]
     pub api_jwt_secret_next: Option<String>,
+    /// Comma-separated tokens that the API of tenants refuses
+    #[arg(
+        long,
+        env = "API_TOKEN_BLOCKLIST",
+        hide_env_values = true,
+        value_name = "TOKENS"
+    )]
+    pub api_token_blocklist: Option<String>,
     /// Keys that tokens name by `kid`, as a JSON Web Key Set: {"keys":[…]} or the bare array
     #[arg(long, env = "API_JWT_JWKS", hide_env_values = true, value_name = "JSON")]
     pub api_jwt_jwks: Option<String>,

@@ -104,6 +104,7 @@ pub struct Server {
 /// What works once the database is prepared.
 #[derive(Clone)]
 struct Prepared {
+    pool: PgPool,
     changes: Changes,
     authorizer: Authorizer,
     archive: Archive,
@@ -145,6 +146,20 @@ impl Server {
             .borrow()
             .as_ref()
             .map(|prepared| prepared.changes.clone())
+    }
+
+    /// Whether the database answers a query connection within a time; not while it is being prepared.
+    pub async fn database_answers(&self, limit: Duration) -> bool {
+        let pool = self
+            .prepared
+            .borrow()
+            .as_ref()
+            .map(|prepared| prepared.pool.clone());
+        let Some(pool) = pool else { return false };
+        // The pool asks a connection for a sign of life before it hands it out.
+        within(limit, pool.acquire())
+            .await
+            .is_some_and(|acquired| acquired.is_ok())
     }
 
     /// The change stream; waits while the database is being prepared.
@@ -434,8 +449,9 @@ async fn start_changes(
     let archive = Archive::new(pool.connect_options().as_ref(), ArchiveOptions::default());
     let (expiring, stopped) = (archive.clone(), stop.clone());
     tokio::spawn(async move { expiring.keep_deleting_expired(stopped).await });
-    let changes = Changes::start(replication, pool, options, stop);
+    let changes = Changes::start(replication, pool.clone(), options, stop);
     server.prepared.send_replace(Some(Prepared {
+        pool,
         changes,
         authorizer,
         archive,

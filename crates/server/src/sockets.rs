@@ -65,11 +65,15 @@ impl Sockets {
         self.users_elsewhere.store(users, Ordering::Relaxed);
     }
 
+    /// How many of them there are on all nodes.
+    pub fn users_everywhere(&self) -> u64 {
+        let elsewhere = self.users_elsewhere.load(Ordering::Relaxed);
+        (self.users() as u64).saturating_add(elsewhere)
+    }
+
     /// Whether there are as many of them on all nodes as there may be.
     pub fn is_full(&self, limit: Option<usize>) -> bool {
-        let elsewhere = self.users_elsewhere.load(Ordering::Relaxed);
-        let users = (self.users() as u64).saturating_add(elsewhere);
-        limit.is_some_and(|limit| users >= limit as u64)
+        limit.is_some_and(|limit| self.users_everywhere() >= limit as u64)
     }
 
     /// Whether the server is shutting down.

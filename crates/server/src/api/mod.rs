@@ -1,10 +1,13 @@
 //! Broadcasts over HTTP: `POST /api/broadcast`, `POST /api/broadcast/{topic}/events/{event}` and `GET /api/ping`
-//! (`protocol.md 5.6`, `5.7`, `10`); and tokens bound to topics: `POST /api/tokens` (decision 29).
+//! (`protocol.md 5.6`, `5.7`, `10`); and tokens bound to topics: `POST /api/tokens` (decision 29). What
+//! administers is in [`admin`] and [`health`].
 //!
 //! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
 //! also answer where a Supabase gateway would have them, and there they answer a browser's preflight as it would.
 
+pub mod admin;
 mod batch;
+pub mod health;
 mod media_type;
 mod reencode;
 mod refusal;
@@ -49,7 +52,7 @@ const RATE_REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaini
 /// The routes of this module.
 pub fn routes() -> Router<Arc<Server>> {
     const GATEWAY: &str = "/realtime/v1";
-    let mut router = Router::new();
+    let mut router = health::routes();
     for (path, endpoint) in [
         ("/api/ping", get(ping)),
         ("/api/broadcast", post(batch::broadcast)),

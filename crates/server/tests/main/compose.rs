@@ -114,6 +114,7 @@ fn values(options: &Options) -> Vec<Option<String>> {
         options.db_ssl.clone(),
         options.api_jwt_secret.clone(),
         options.metrics_jwt_secret.clone(),
+        options.tenant_name.clone(),
     ]
 }
 

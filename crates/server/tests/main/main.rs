@@ -23,6 +23,7 @@ mod database;
 mod doctor;
 mod event_source;
 mod frames;
+mod health;
 mod http;
 mod joins;
 mod key_sets;

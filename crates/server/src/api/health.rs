@@ -1,0 +1,73 @@
+//! `GET /api/tenants/{name}/health`: how the database behind a tenant is (`protocol.md 10`). Supabase's compose file
+//! asks with `HEAD` whether the container is healthy, and its Studio shows the answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, header};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Serialize;
+use serde_json::{Value, json};
+use walcast_changes::Status;
+
+use super::admin::Admin;
+use super::{JSON, require_json};
+use crate::serve::Server;
+
+/// Below the five seconds that Supabase's health check waits for its answer.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// The route of this module. Not at a gateway's address: gateways keep what administers to themselves.
+pub(super) fn routes() -> Router<Arc<Server>> {
+    let endpoint = get(health).route_layer(middleware::from_fn(require_json));
+    Router::new().route("/api/tenants/{name}/health", endpoint)
+}
+
+async fn health(_: Admin, State(server): State<Arc<Server>>, Path(name): Path<String>) -> Response {
+    let told = |status: StatusCode, body: Value| (status, [(header::CONTENT_TYPE, JSON)], Json(body));
+    if name != server.config.tenant_name {
+        return told(StatusCode::NOT_FOUND, json!({"message": "not found"})).into_response();
+    }
+    let health = Health::of(&server).await;
+    told(StatusCode::OK, json!({"data": health})).into_response()
+}
+
+/// How a tenant is, as the reference shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Health {
+    /// Whether clients lack anything that the database should give them.
+    pub healthy: bool,
+    /// Whether the database answers.
+    pub db_connected: bool,
+    /// Whether changes are streamed.
+    pub replication_connected: bool,
+    /// Sockets with a joined channel, on all nodes.
+    pub connected_cluster: u64,
+    /// Where this node says it is (`REGION`).
+    pub region: Option<String>,
+    /// The node that answers.
+    pub node: String,
+}
+
+impl Health {
+    /// How it is now. Takes two seconds at most.
+    pub async fn of(server: &Server) -> Self {
+        let status = server.changes().map(|changes| *changes.status().borrow());
+        let replication_connected = status == Some(Status::Streaming);
+        // A stream has its database; without one, asking tells.
+        let db_connected = replication_connected || server.database_answers(LONGEST_WAIT).await;
+        let connected_cluster = server.sockets.users_everywhere();
+        Self {
+            healthy: db_connected || (status.is_some() && connected_cluster == 0),
+            db_connected,
+            replication_connected,
+            connected_cluster,
+            region: server.config.region.clone(),
+            node: server.cluster.node().to_string(),
+        }
+    }
+}
