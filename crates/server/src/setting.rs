@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+pub use walcast_tenants::Secret;
+
 /// Why the configuration was refused. Each message names the variable.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum ConfigError {
@@ -36,28 +38,6 @@ pub enum ConfigError {
     /// What is said of other nodes means nothing.
     #[error(transparent)]
     Nodes(#[from] walcast_cluster::ConfigError),
-}
-
-/// Text that must not be seen in a log: a password, a key, a URL with a password.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps it.
-    pub fn new(text: impl Into<String>) -> Self {
-        Self(text.into())
-    }
-
-    /// The text itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("(hidden)")
-    }
 }
 
 /// The value, if there is one: an empty variable is none.
