@@ -151,8 +151,8 @@ impl Socket {
     }
 
     fn answer(&mut self, topic: &str, message: &Message, call: &Call<'_>) -> Outcome {
-        let limit = self.server.config.limits.presence_calls;
-        let presences = Arc::clone(&self.server.presences);
+        let limit = self.tenant.settings().limits.presence_calls;
+        let presences = Arc::clone(&self.tenant.presences);
         let Some(channel) = self.channel(topic) else {
             return Outcome::Asked;
         };
@@ -192,7 +192,7 @@ impl Socket {
             metrics::presence_refused(ErrorCode::InvalidPresencePayload.as_str());
             return Outcome::refused(&TrackError::NotAnObject);
         }
-        let limit_bytes = self.server.config.limits.max_payload_bytes;
+        let limit_bytes = self.tenant.settings().limits.max_payload_bytes;
         if !matches!(payload_cost(payload, limit_bytes), Ok(PayloadCost::Fits)) {
             return Outcome::Closed(ErrorCode::UnableToTrackPresence, "Track message size exceeded");
         }
@@ -204,17 +204,17 @@ impl Socket {
                 return Outcome::Refused(NO_REASON.to_owned());
             }
         }
-        if self.server.rates.presence.is_exceeded() {
+        if self.tenant.rates.presence.is_exceeded() {
             return TOO_MANY;
         }
-        let server = Arc::clone(&self.server);
+        let tenant = Arc::clone(&self.tenant);
         let Some(channel) = self.channel(topic) else {
             return Outcome::Asked;
         };
-        match channel.presence(&server.presences).track(payload) {
+        match channel.presence(&tenant.presences).track(payload) {
             Ok(Tracked::Same) => Outcome::Done,
             Ok(Tracked::Changed) => {
-                server.rates.presence.count(1);
+                tenant.rates.presence.count(1);
                 Outcome::Done
             }
             Err(error) => {
@@ -241,7 +241,7 @@ impl Socket {
 
     /// Tells a channel that joined with presence who is present, if it may know (`protocol.md 6.3`).
     pub(crate) fn introduce(&mut self, topic: &Arc<str>, generation: u64) {
-        let (server, outbox, version) = (Arc::clone(&self.server), Arc::clone(&self.outbox), self.version);
+        let (tenant, outbox, version) = (Arc::clone(&self.tenant), Arc::clone(&self.outbox), self.version);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -252,16 +252,16 @@ impl Socket {
         if !channel.attendance.is_enabled || !may_know {
             return;
         }
-        if server.rates.presence.is_exceeded() {
+        if tenant.rates.presence.is_exceeded() {
             if let Outcome::Closed(code, text) = TOO_MANY {
                 metrics::channel_closed(code.as_str());
                 self.close_channel(topic, text);
             }
             return;
         }
-        server.rates.presence.count(1);
+        tenant.rates.presence.count(1);
         let reference = channel.reference.clone();
-        server.presences.introduce(&channel.relay.membership, |state| {
+        tenant.presences.introduce(&channel.relay.membership, |state| {
             outbox.push(push(version, &reference, topic, "presence_state", state).into());
         });
     }

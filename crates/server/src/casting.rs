@@ -14,9 +14,9 @@ use crate::channel::{CastingState, Credentials, Lease, LeaseState};
 use crate::join::sub_topic;
 use crate::metrics;
 use crate::route::{Done, SlotState};
-use crate::serve::Server;
 use crate::socket::Socket;
 use crate::subscribe::{Unfulfilled, Wish, reauthorize, subscribe, subscribe_later};
+use crate::tenant::Tenant;
 use crate::token::{Claims, OPAQUE_KEY_PREFIX, TokenError, now_s};
 
 const CHANGES: &str = "postgres_changes";
@@ -111,7 +111,7 @@ impl Socket {
         if token.starts_with(OPAQUE_KEY_PREFIX) || *channel.credentials.token == *token {
             return true;
         }
-        let verified = self.server.config.verifier.verify(&token).and_then(|claims| {
+        let verified = self.tenant.settings().verifier.verify(&token).and_then(|claims| {
             if claims.expires_at_s > now_s() {
                 Ok(claims)
             } else {
@@ -136,7 +136,7 @@ impl Socket {
             return;
         };
         let (topic, generation) = (Arc::clone(topic), slot.generation);
-        let grace_s = self.server.config.token_grace_s;
+        let grace_s = self.tenant.settings().token_grace_s;
         if let Err(error) = credentials.claims.grant(sub_topic(&topic)) {
             return self.close_unauthorized(&topic, &error.to_string());
         }
@@ -176,7 +176,7 @@ impl Socket {
     /// Starts what the channel's part in the change stream needs now, unless that is under way: then its result is
     /// compared with the claims of then.
     fn pursue(&mut self, topic: &Arc<str>, generation: u64) {
-        let server = Arc::clone(&self.server);
+        let tenant = Arc::clone(&self.tenant);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -194,12 +194,12 @@ impl Socket {
                 reauthorizing,
             } => {
                 *reauthorizing = true;
-                reauthorizing_work(server, topic, generation, Arc::clone(subscription), claims)
+                reauthorizing_work(tenant, topic, generation, Arc::clone(subscription), claims)
             }
             CastingState::Refused => {
                 casting.state = CastingState::Trying;
                 subscribing_work(
-                    server,
+                    tenant,
                     topic,
                     generation,
                     Arc::clone(&casting.wish),
@@ -212,7 +212,7 @@ impl Socket {
     }
 
     fn try_later(&mut self, topic: &Arc<str>, generation: u64) {
-        let server = Arc::clone(&self.server);
+        let tenant = Arc::clone(&self.tenant);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -221,7 +221,7 @@ impl Socket {
             return;
         };
         casting.state = CastingState::Trying;
-        let work = subscribing_work(server, topic, generation, Arc::clone(&casting.wish), claims, true);
+        let work = subscribing_work(tenant, topic, generation, Arc::clone(&casting.wish), claims, true);
         self.work.push(work);
     }
 
@@ -397,7 +397,7 @@ impl Socket {
 }
 
 fn reauthorizing_work(
-    server: Arc<Server>,
+    tenant: Arc<Tenant>,
     topic: &Arc<str>,
     generation: u64,
     subscription: Arc<Subscription>,
@@ -405,7 +405,7 @@ fn reauthorizing_work(
 ) -> BoxFuture<'static, Done> {
     let topic = Arc::clone(topic);
     Box::pin(async move {
-        let limit = server.config.join.timeout;
+        let limit = tenant.config.join.timeout;
         let reauthorized = reauthorize(&subscription, &topic, &claims, limit).await;
         Done::Reauthorized {
             topic,
@@ -417,7 +417,7 @@ fn reauthorizing_work(
 }
 
 fn subscribing_work(
-    server: Arc<Server>,
+    tenant: Arc<Tenant>,
     topic: &Arc<str>,
     generation: u64,
     wish: Arc<Wish>,
@@ -426,11 +426,11 @@ fn subscribing_work(
 ) -> BoxFuture<'static, Done> {
     let topic = Arc::clone(topic);
     Box::pin(async move {
-        let limit = server.config.join.timeout;
+        let limit = tenant.config.join.timeout;
         let subscribed = if later {
-            subscribe_later(&server, &wish, &claims, limit).await
+            subscribe_later(&tenant, &wish, &claims, limit).await
         } else {
-            subscribe(&server, &wish, &claims, limit).await
+            subscribe(&tenant, &wish, &claims, limit).await
         };
         Done::Subscribed {
             topic,

@@ -8,10 +8,9 @@ use walcast_replication::Slot;
 
 use crate::api::admin::AdminAccess;
 use crate::database_url::database_url;
-use crate::limits::Limits;
 use crate::options::Options;
 use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, one_of, parse, text};
-use crate::token::{ClaimRules, KeySet, Keys, Verifier};
+use crate::settings::{Settings, secrets};
 
 /// Whether numbers are strings.
 const NUMBER: (&str, bool) = ("number", false);
@@ -33,17 +32,6 @@ pub struct Listen {
     pub address: Option<IpAddr>,
     /// 0 lets the system choose.
     pub port: u16,
-}
-
-/// What `POST /api/tokens` goes by (decision 29).
-#[derive(Debug, Clone)]
-pub struct MintConfig {
-    /// Signs the tokens; none if the project has keys of a set alone.
-    pub secret: Option<Secret>,
-    /// Who may ask.
-    pub minter_role: String,
-    /// Longest life of a token.
-    pub longest_s: i64,
 }
 
 /// What the database side needs, enough for `migrate`.
@@ -101,32 +89,20 @@ pub struct Config {
     pub tenant_name: String,
     /// Where this node says it is.
     pub region: Option<String>,
-    /// The database.
-    pub database: DatabaseConfig,
-    /// What the change stream needs.
-    pub changes: ChangesConfig,
-    /// Checks tokens of connections and channels.
-    pub verifier: Verifier,
-    /// A channel whose token has expired is closed this many seconds later (`protocol.md 4.2` has 0).
-    pub token_grace_s: i64,
-    /// Tokens bound to topics.
-    pub mint: MintConfig,
+    /// What concerns the tenant.
+    pub tenant: Settings,
     /// Who may administer tenants.
     pub admin: AdminAccess,
     /// Who may read `/metrics`; none if everybody may.
     pub metrics_access: Option<AdminAccess>,
     /// Delay of a refused connect (`protocol.md 1.4`).
     pub connect_error_backoff: Duration,
-    /// Quotas.
-    pub limits: Limits,
     /// Longest header value (`protocol.md 1.5`).
     pub max_header_length: usize,
     /// Sockets.
     pub socket: SocketConfig,
     /// Joins.
     pub join: JoinConfig,
-    /// Presence.
-    pub presence: walcast_presence::Options,
     /// Other nodes.
     pub cluster: walcast_cluster::Config,
     /// Shutdown.
@@ -274,18 +250,7 @@ impl Config {
                 .trim()
                 .to_owned(),
             region: text(&options.region).map(|region| region.trim().to_owned()),
-            database: DatabaseConfig::from_options(options)?,
-            changes: ChangesConfig::from_options(options)?,
-            verifier: verifier(options)?,
-            token_grace_s: number("WALCAST_TOKEN_GRACE_S", &options.token_grace_s, 0, 0, 86_400)?,
-            mint: MintConfig {
-                secret: secrets(options).next().map(Secret::new),
-                minter_role: text(&options.token_minter_role)
-                    .unwrap_or("service_role")
-                    .trim()
-                    .to_owned(),
-                longest_s: number("WALCAST_TOKEN_MAX_S", &options.token_max_s, 86_400, 1, 31_536_000)?,
-            },
+            tenant: Settings::from_options(options)?,
             admin: AdminAccess::new(secrets(options), options.api_token_blocklist.as_deref()),
             metrics_access: text(&options.metrics_jwt_secret)
                 .map(|secret| AdminAccess::new([secret], options.metrics_token_blocklist.as_deref())),
@@ -296,7 +261,6 @@ impl Config {
                 0,
                 60_000,
             )?,
-            limits: Limits::from_options(&options.limits)?,
             max_header_length: number("MAX_HEADER_LENGTH", &options.max_header_length, 4096, 256, 65_536)?,
             socket: SocketConfig {
                 idle_timeout: duration(
@@ -365,23 +329,6 @@ impl Config {
                     60_000,
                 )?,
             },
-            presence: walcast_presence::Options {
-                window: duration(
-                    "WALCAST_PRESENCE_WINDOW_MS",
-                    &options.presence_window_ms,
-                    10,
-                    0,
-                    60_000,
-                )?,
-                max_topic_bytes: 1000
-                    * number(
-                        "WALCAST_PRESENCE_TOPIC_KB",
-                        &options.presence_topic_kb,
-                        8_000_usize,
-                        1,
-                        1_000_000,
-                    )?,
-            },
             cluster: options.nodes.judge()?,
             drain: DrainConfig {
                 spread: duration(
@@ -438,56 +385,6 @@ pub fn log_format(raw: &Option<String>) -> Result<LogFormat, ConfigError> {
         Some("json") => Ok(LogFormat::Json),
         Some(other) => Err(invalid("WALCAST_LOG_FORMAT", "`text` or `json`", other)),
     }
-}
-
-/// What checks tokens.
-///
-/// # Errors
-/// A key or rule that means nothing, or no key at all.
-pub fn verifier(options: &Options) -> Result<Verifier, ConfigError> {
-    Ok(Verifier::new(
-        keys(options)?,
-        claim_rules(&options.jwt_claim_validators)?,
-    ))
-}
-
-/// The project's secrets, the present one first.
-fn secrets(options: &Options) -> impl Iterator<Item = &str> {
-    [&options.api_jwt_secret, &options.api_jwt_secret_next]
-        .into_iter()
-        .filter_map(text)
-}
-
-fn keys(options: &Options) -> Result<Keys, ConfigError> {
-    let mut keys = Keys::of_secrets(secrets(options));
-    if let Some(set) = text(&options.api_jwt_jwks) {
-        let set = KeySet::parse(set).map_err(|error| ConfigError::InvalidSecret {
-            variable: "API_JWT_JWKS",
-            expected: format!("a JSON Web Key Set, {{\"keys\":[…]}} or the bare array, but {error}"),
-        })?;
-        keys = keys.with_set(set);
-    }
-    if keys.can_verify() {
-        Ok(keys)
-    } else {
-        Err(ConfigError::Missing {
-            variable: "API_JWT_SECRET",
-            remedy: "give it the project's JWT secret, the one that signs the anon key; or give API_JWT_JWKS the project's keys",
-        })
-    }
-}
-
-fn claim_rules(raw: &Option<String>) -> Result<ClaimRules, ConfigError> {
-    let Some(value) = text(raw) else {
-        return Ok(ClaimRules::default());
-    };
-    serde_json::from_str(value).map(ClaimRules).map_err(|_| {
-        invalid(
-            "JWT_CLAIM_VALIDATORS",
-            "a JSON object such as {\"iss\":\"https://example.com\"}",
-            value,
-        )
-    })
 }
 
 #[cfg(test)]

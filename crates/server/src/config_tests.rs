@@ -164,13 +164,17 @@ fn both_secrets_of_a_rotation_sign_valid_tokens() {
             lifetime: 60,
             claims: None,
         });
-        assert_eq!(config.verifier.verify(&token.unwrap()).is_ok(), valid, "{secret}");
+        assert_eq!(
+            config.tenant.verifier.verify(&token.unwrap()).is_ok(),
+            valid,
+            "{secret}"
+        );
     }
 }
 
 #[test]
 fn forms_and_rules_of_changes_are_the_references_unless_set() {
-    let changes = |variables: &[(&str, &str)]| config(variables).unwrap().changes;
+    let changes = |variables: &[(&str, &str)]| config(variables).unwrap().tenant.changes;
     let plain = changes(&[]);
     assert_eq!(plain.delete_visibility, DeleteVisibility::All);
     assert_eq!(plain.digits, Digits::default());
@@ -187,7 +191,7 @@ fn forms_and_rules_of_changes_are_the_references_unless_set() {
 fn an_empty_variable_is_the_default() {
     let config = config(&[("PORT", ""), ("DB_SSL", " "), ("TENANT_MAX_CONCURRENT_USERS", "")]).unwrap();
     assert_eq!(config.listen.port, 4000);
-    assert_eq!(config.limits.concurrent_users, None);
+    assert_eq!(config.tenant.limits.concurrent_users, None);
 }
 
 #[test]
@@ -230,7 +234,7 @@ fn database_settings_become_one_url() {
         ),
     ];
     for (variables, url) in cases {
-        assert_eq!(config(variables).unwrap().database.url.expose(), url);
+        assert_eq!(config(variables).unwrap().tenant.database.url.expose(), url);
     }
 }
 
@@ -308,7 +312,7 @@ fn the_environment_of_a_self_hosted_stack_is_accepted() {
         ("RUN_JANITOR", "true"),
     ];
     let config = config(&stack).unwrap();
-    assert!(config.database.url.expose().contains("@db:5432/postgres"));
+    assert!(config.tenant.database.url.expose().contains("@db:5432/postgres"));
     assert!(config.metrics_access.is_some());
     let command = <crate::options::Cli as clap::CommandFactory>::command();
     for (name, _) in stack {
@@ -342,6 +346,10 @@ fn the_slot_is_temporary_unless_it_is_asked_to_stay() {
         ),
     ];
     for (variables, slot) in cases {
-        assert_eq!(config(variables).unwrap().changes.slot, slot, "{variables:?}");
+        assert_eq!(
+            config(variables).unwrap().tenant.changes.slot,
+            slot,
+            "{variables:?}"
+        );
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
@@ -19,8 +19,9 @@ use crate::connection::Connection;
 use crate::http::plain_error;
 use crate::metrics;
 use crate::policy_headers::policy_headers;
-use crate::serve::Server;
 use crate::socket::{self, Handshake};
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 use crate::token::TokenError;
 use crate::wire::Wire;
 
@@ -94,12 +95,12 @@ impl Refusal {
 }
 
 /// The handler of both socket paths.
-pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) -> Response {
+pub async fn connect(OfHost(tenant): OfHost, mut request: Request) -> Response {
     if request.method() != Method::GET {
         return StatusCode::BAD_REQUEST.into_response();
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let (version, credentials) = match admit(&server, &request) {
+    let (version, credentials) = match admit(&tenant, &request) {
         Ok(admitted) => admitted,
         Err(refusal) => {
             metrics::connect_refused(refusal.code());
@@ -110,7 +111,7 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
                 peer = peer.map(tracing::field::display),
                 "connect refused"
             );
-            return refuse(&server, &refusal, request.headers()).await;
+            return refuse(&tenant, &refusal, request.headers()).await;
         }
     };
     let accept = match upgrade_key(&request) {
@@ -125,10 +126,10 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
         headers: policy_headers(request.headers(), |name| name.starts_with("x-")),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    server
+    tenant
         .sockets
         .tasks()
-        .spawn(run(Arc::clone(&server), upgrade, handshake));
+        .spawn(run(Arc::clone(&tenant), upgrade, handshake));
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static("websocket")),
@@ -141,7 +142,7 @@ pub async fn connect(State(server): State<Arc<Server>>, mut request: Request) ->
 }
 
 /// From the end of HTTP on, a socket's whole life.
-async fn run(server: Arc<Server>, upgrade: OnUpgrade, request: Handshake) {
+async fn run(tenant: Arc<Tenant>, upgrade: OnUpgrade, request: Handshake) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
         Err(error) => {
@@ -154,14 +155,14 @@ async fn run(server: Arc<Server>, upgrade: OnUpgrade, request: Handshake) {
             let wire = Wire::new(parts.io.into_inner(), &parts.read_buf);
             // It may keep the whole buffer of the HTTP connection alive, for as long as the socket lives.
             drop(parts.read_buf);
-            socket::run(server, Connection::WebSocket(wire), request).await;
+            socket::run(tenant, Connection::WebSocket(wire), request).await;
         }
         Err(_) => tracing::error!("an upgraded connection is not the TCP connection that was accepted"),
     }
 }
 
 /// Checks 1 to 7; 2 and 3 (the tenant) cannot fail with one tenant.
-fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), Refusal> {
+fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let parameter = |name: &str| {
         url::form_urlencoded::parse(query.as_bytes())
@@ -179,11 +180,11 @@ fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), R
             .into(),
         None => parameter("apikey").ok_or(Refusal::NoKey)?,
     };
-    let claims = server.config.verifier.verify(&key).map_err(Refusal::Token)?;
-    if server.sockets.is_full(server.config.limits.concurrent_users) {
+    let claims = tenant.settings().verifier.verify(&key).map_err(Refusal::Token)?;
+    if tenant.sockets.is_full(tenant.settings().limits.concurrent_users) {
         return Err(Refusal::TooManyUsers);
     }
-    if server.rates.joins.is_exceeded() {
+    if tenant.rates.joins.is_exceeded() {
         return Err(Refusal::TooManyJoins);
     }
     Ok((
@@ -195,13 +196,13 @@ fn admit(server: &Server, request: &Request) -> Result<(Version, Credentials), R
     ))
 }
 
-async fn refuse(server: &Server, refusal: &Refusal, headers: &HeaderMap) -> Response {
+async fn refuse(tenant: &Tenant, refusal: &Refusal, headers: &HeaderMap) -> Response {
     match refusal {
         Refusal::Version => refusal.status().into_response(),
         // The reference fails here before it can delay anything.
         Refusal::Token(TokenError::NotJson) => plain_error(refusal.status(), headers),
         Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers | Refusal::TooManyJoins => {
-            tokio::time::sleep(server.config.connect_error_backoff).await;
+            tokio::time::sleep(tenant.config.connect_error_backoff).await;
             let kind = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
             (refusal.status(), kind, Json(json!({"error": refusal.message()}))).into_response()
         }

@@ -11,7 +11,7 @@ use walcast_messages::{MessageRow, RowBody, is_messages_partition};
 use walcast_protocol::ErrorCode;
 use walcast_replication::{Change, Relation};
 
-use crate::serve::Server;
+use crate::tenant::Tenant;
 
 /// A transaction is seen by all sessions this long after the stream brought it, unless it waits for a standby.
 const RECENT: Duration = Duration::from_secs(5);
@@ -51,21 +51,21 @@ impl RecentRows {
 
 /// Hands rows from the stream to the rooms.
 pub struct DatabaseBroadcast {
-    server: Arc<Server>,
+    tenant: Arc<Tenant>,
 }
 
 impl DatabaseBroadcast {
-    /// For the rooms of a server.
-    pub fn new(server: Arc<Server>) -> Self {
-        Self { server }
+    /// For the rooms of a tenant.
+    pub fn new(tenant: Arc<Tenant>) -> Self {
+        Self { tenant }
     }
 
     fn broadcast(&self, row: &MessageRow<'_>, xid: u32) -> Result<(), String> {
-        if self.server.rates.events.is_exceeded() {
+        if self.tenant.rates.events.is_exceeded() {
             return Err("too_many_requests: there are more messages a second than are allowed".to_owned());
         }
         // Before it goes out: whoever enters the room too late for it finds it here.
-        self.server.recent_rows.note(row.topic, xid);
+        self.tenant.recent_rows.note(row.topic, xid);
         let room = Room {
             topic: row.topic,
             is_private: row.private,
@@ -79,11 +79,11 @@ impl DatabaseBroadcast {
             id: Some(row.id),
         };
         let receivers = self
-            .server
+            .tenant
             .rooms
-            .cast(room, &message, self.server.withheld.take(row.id))
+            .cast(room, &message, self.tenant.withheld.take(row.id))
             .map_err(|error| error.to_string())?;
-        self.server.note_broadcast(receivers);
+        self.tenant.note_broadcast(receivers);
         Ok(())
     }
 }
@@ -94,7 +94,7 @@ impl Tap for DatabaseBroadcast {
     }
 
     fn take(&self, change: &Change) {
-        let limit_bytes = self.server.config.limits.max_payload_bytes;
+        let limit_bytes = self.tenant.settings().limits.max_payload_bytes;
         let relayed = match MessageRow::read(change, limit_bytes) {
             Ok(None) => return,
             Ok(Some(row)) => self.broadcast(&row, change.transaction.xid),

@@ -19,15 +19,15 @@ use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
 use crate::outbox::{End, Gate, close_code};
 use crate::private::{self, Private};
 use crate::relay::Relay;
-use crate::serve::Server;
 use crate::shutdown::within;
 use crate::subscribe::{Unfulfilled, Wish, subscribe};
+use crate::tenant::Tenant;
 use crate::token::{Grant, NotOpened, TokenError, now_s};
 
 /// What a join needs to know.
 pub struct Attempt {
-    /// The server.
-    pub server: Arc<Server>,
+    /// Whose topic it is.
+    pub tenant: Arc<Tenant>,
     /// The socket's serializer.
     pub version: Version,
     /// The full topic, which begins with `realtime:`.
@@ -110,7 +110,7 @@ impl Refused {
 /// # Errors
 /// The first step that failed.
 pub async fn join(attempt: Attempt) -> Result<Accepted, Refused> {
-    let backoff = attempt.server.config.join.error_backoff;
+    let backoff = attempt.tenant.config.join.error_backoff;
     let topic = Arc::clone(&attempt.topic);
     let joined = attempt.run().await;
     if let Err(refused) = &joined {
@@ -157,7 +157,10 @@ impl Attempt {
             Some(self.cast(wish, &credentials, &payload).await?)
         };
         let (casting, outcome) = casting.unzip();
-        let lease = Lease::new(credentials.claims.expires_at_s, self.server.config.token_grace_s);
+        let lease = Lease::new(
+            credentials.claims.expires_at_s,
+            self.tenant.settings().token_grace_s,
+        );
         let history = replay.is_some().then(Arc::<Replay>::default);
         let relay = self.relay(&payload, private.as_deref(), grant, history.clone());
         let with_presence = self.is_with_presence(&payload);
@@ -165,7 +168,7 @@ impl Attempt {
         let hears_presence = private
             .as_ref()
             .is_none_or(|private| with_presence && private.rights.presence.read == Some(true));
-        let following = hears_presence.then(|| self.server.presences.follow(relay.membership.room()));
+        let following = hears_presence.then(|| self.tenant.presences.follow(relay.membership.room()));
         if let Some(crossing) = &relay.crossing {
             crossing.ready().await;
         }
@@ -210,7 +213,7 @@ impl Attempt {
                 "name the channel",
             ));
         }
-        if self.server.sockets.is_draining() {
+        if self.tenant.sockets.is_draining() {
             return Err(Refused::new(
                 ErrorCode::RealtimeRestarting,
                 "Realtime is restarting, please standby",
@@ -222,25 +225,26 @@ impl Attempt {
 
     /// Steps 3 to 6.
     fn check_limits(&self, payload: &JoinPayload) -> Result<(), Refused> {
-        let config = &self.server.config;
-        let sockets = &self.server.sockets;
+        let settings = self.tenant.settings();
+        let limits = &settings.limits;
+        let sockets = &self.tenant.sockets;
         let is_private = payload.config.as_ref().is_some_and(|config| config.private);
-        if config.limits.private_only && !is_private {
+        if limits.private_only && !is_private {
             return Err(Refused::new(
                 ErrorCode::PrivateOnly,
                 "This project only allows private channels",
                 "join with private: true, or unset WALCAST_PRIVATE_ONLY",
             ));
         }
-        if !self.is_user && sockets.is_full(config.limits.concurrent_users) {
+        if !self.is_user && sockets.is_full(limits.concurrent_users) {
             return Err(Refused::new(
                 ErrorCode::ConnectionRateLimitReached,
                 "Too many connected users",
                 "raise TENANT_MAX_CONCURRENT_USERS",
             ));
         }
-        self.server.rates.joins.count(1);
-        if self.server.rates.joins.is_exceeded() {
+        self.tenant.rates.joins.count(1);
+        if self.tenant.rates.joins.is_exceeded() {
             let refused = Refused::new(
                 ErrorCode::ClientJoinRateLimitReached,
                 "Too many joins per second",
@@ -251,8 +255,7 @@ impl Attempt {
                 ..refused
             });
         }
-        if config
-            .limits
+        if limits
             .channels_per_client
             .is_some_and(|limit| self.channels >= limit)
         {
@@ -298,8 +301,8 @@ impl Attempt {
         };
         // Verified even if it is the connection's: that may have expired since.
         let claims = self
-            .server
-            .config
+            .tenant
+            .settings()
             .verifier
             .verify(token)
             .map_err(|error| Refused::token(&error))?;
@@ -327,7 +330,7 @@ impl Attempt {
         }
         let asked = private::asked(&self.topic, &credentials.claims, &self.headers);
         let with_presence = self.is_with_presence(payload);
-        let read = private::read_rights(&self.server, &credentials.claims, &asked, with_presence)
+        let read = private::read_rights(&self.tenant, &credentials.claims, &asked, with_presence)
             .await
             .and_then(|read| read.required(&asked))
             .map_err(|error| self.unauthorized(&error))?;
@@ -376,9 +379,9 @@ impl Attempt {
             replay: history,
         };
         Relay {
-            membership: self.server.rooms.enter(room, member),
+            membership: self.tenant.rooms.enter(room, member),
             crossing: self
-                .server
+                .tenant
                 .crossings
                 .as_ref()
                 .map(|crossings| crossings.enter(room)),
@@ -393,7 +396,7 @@ impl Attempt {
             .config
             .as_ref()
             .is_some_and(|config| config.presence.enabled);
-        asked || self.server.config.limits.presence_for_all
+        asked || self.tenant.settings().limits.presence_for_all
     }
 
     fn entries(&self, payload: &JoinPayload) -> Vec<BindingEntry> {
@@ -410,7 +413,7 @@ impl Attempt {
         credentials: &Credentials,
         payload: &JoinPayload,
     ) -> Result<(Casting, Result<(), Unfulfilled>), Refused> {
-        let config = &self.server.config.join;
+        let config = &self.tenant.config.join;
         let options = payload
             .config
             .as_ref()
@@ -424,7 +427,7 @@ impl Attempt {
         let subscribed = if options.wait {
             self.subscribe_in_time(&wish, credentials, limit).await
         } else {
-            subscribe(&self.server, &wish, &credentials.claims, limit).await
+            subscribe(&self.tenant, &wish, &credentials.claims, limit).await
         };
         let casting = |state| Casting {
             wish,
@@ -469,7 +472,7 @@ impl Attempt {
         const PAUSE: Duration = Duration::from_millis(500);
         let attempts = async {
             loop {
-                match subscribe(&self.server, wish, &credentials.claims, limit).await {
+                match subscribe(&self.tenant, wish, &credentials.claims, limit).await {
                     Err(Unfulfilled::ForNow(_)) => tokio::time::sleep(PAUSE).await,
                     other => return other,
                 }

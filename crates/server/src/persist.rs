@@ -16,9 +16,9 @@ use walcast_protocol::{Encoding, Ref, Status, UserBroadcastPush};
 use crate::join::sub_topic;
 use crate::metrics;
 use crate::route::Done;
-use crate::serve::Server;
 use crate::shutdown::within;
 use crate::socket::Socket;
+use crate::tenant::Tenant;
 
 /// A stored message that does not come back within this time is one that was never committed.
 const REMEMBERED_FOR: Duration = Duration::from_secs(60);
@@ -65,13 +65,13 @@ pub(crate) fn wish(push: &UserBroadcastPush) -> Option<Keep> {
 }
 
 /// Stores a message that then reaches its members through the stream; within the time a join may take.
-pub(crate) async fn store(server: &Server, message: NewMessage<'_>) -> Result<(), PersistError> {
+pub(crate) async fn store(tenant: &Tenant, message: NewMessage<'_>) -> Result<(), PersistError> {
     let storing = async {
         // What is committed while the stream is down never comes back to the members.
-        server.streaming().await;
-        server.prepared_archive().await.persist(message).await
+        tenant.streaming().await;
+        tenant.prepared_archive().await.persist(message).await
     };
-    within(server.config.join.timeout, Box::pin(storing))
+    within(tenant.config.join.timeout, Box::pin(storing))
         .await
         .unwrap_or_else(|| {
             Err(PersistError::Unavailable(
@@ -87,7 +87,7 @@ impl Socket {
             return;
         };
         let (topic, generation) = (Arc::clone(topic), slot.generation);
-        let server = Arc::clone(&self.server);
+        let tenant = Arc::clone(&self.tenant);
         let Some(channel) = self.channel(&topic) else {
             return;
         };
@@ -101,7 +101,7 @@ impl Socket {
         let reference = reference.clone();
         let work: BoxFuture<'static, Done> = Box::pin(async move {
             if let Some(sender) = sender {
-                server.withheld.withhold(&id, sender);
+                tenant.withheld.withhold(&id, sender);
             }
             let message = NewMessage {
                 id: &id,
@@ -110,7 +110,7 @@ impl Socket {
                 body: &body,
                 keep,
             };
-            let stored = store(&server, message).await;
+            let stored = store(&tenant, message).await;
             Done::Stored {
                 topic,
                 generation,

@@ -14,9 +14,9 @@ use crate::channel::Channel;
 use crate::join::sub_topic;
 use crate::metrics;
 use crate::route::Done;
-use crate::serve::Server;
 use crate::shutdown::within;
 use crate::socket::Socket;
+use crate::tenant::Tenant;
 use crate::token::{Claims, Grant};
 
 /// What a private channel knows of itself.
@@ -42,7 +42,7 @@ pub(crate) fn asked(topic: &str, claims: &Claims, headers: &Arc<str>) -> Asked {
 
 /// Asks what may be heard: the token if it is bound to topics, else the policies. Waits for the database to be prepared, and for the answer, no longer than a join may take.
 pub(crate) async fn read_rights(
-    server: &Server,
+    tenant: &Tenant,
     claims: &Claims,
     asked: &Asked,
     with_presence: bool,
@@ -52,11 +52,11 @@ pub(crate) async fn read_rights(
     } else {
         Extensions::Broadcast
     };
-    check_read(server, claims, asked, extensions).await
+    check_read(tenant, claims, asked, extensions).await
 }
 
 async fn check_read(
-    server: &Server,
+    tenant: &Tenant,
     claims: &Claims,
     asked: &Asked,
     extensions: Extensions,
@@ -69,29 +69,29 @@ async fn check_read(
         });
     }
     let checked = async {
-        let authorizer = server.prepared_authorizer().await;
+        let authorizer = tenant.prepared_authorizer().await;
         authorizer.read(asked, extensions).await
     };
-    within(server.config.join.timeout, Box::pin(checked))
+    within(tenant.config.join.timeout, Box::pin(checked))
         .await
         .unwrap_or_else(|| {
             Err(RightsError::Unavailable(
                 "the database is not prepared yet".into(),
             ))
         })
-        .inspect_err(|error| heed(server, error))
+        .inspect_err(|error| heed(tenant, error))
 }
 
 /// A check that found no partition for its rows is the first to notice that the days went by without us.
-fn heed(server: &Server, error: &RightsError) {
+fn heed(tenant: &Tenant, error: &RightsError) {
     if matches!(error, RightsError::MissingPartition) {
-        server.note_missing_partition();
+        tenant.note_missing_partition();
     }
 }
 
 /// Asks what may be said: the token if it is bound to topics, else the policies.
 pub(crate) async fn write_rights(
-    server: &Server,
+    tenant: &Tenant,
     claims: &Claims,
     asked: &Asked,
 ) -> Result<WriteRights, RightsError> {
@@ -105,32 +105,32 @@ pub(crate) async fn write_rights(
         });
     }
     let checked = async {
-        let authorizer = server.prepared_authorizer().await;
+        let authorizer = tenant.prepared_authorizer().await;
         authorizer.write(asked).await
     };
-    within(server.config.join.timeout, Box::pin(checked))
+    within(tenant.config.join.timeout, Box::pin(checked))
         .await
         .unwrap_or_else(|| {
             Err(RightsError::Unavailable(
                 "the database is not prepared yet".into(),
             ))
         })
-        .inspect_err(|error| heed(server, error))
+        .inspect_err(|error| heed(tenant, error))
 }
 
 /// Asks what may be said, and before that what may be heard of presence, if that is not known.
 async fn track_rights(
-    server: &Server,
+    tenant: &Tenant,
     claims: &Claims,
     asked: &Asked,
     asks_to_read: bool,
 ) -> Result<(Option<ReadRights>, WriteRights), RightsError> {
     let read = if asks_to_read {
-        Some(check_read(server, claims, asked, Extensions::Presence).await?)
+        Some(check_read(tenant, claims, asked, Extensions::Presence).await?)
     } else {
         None
     };
-    Ok((read, write_rights(server, claims, asked).await?))
+    Ok((read, write_rights(tenant, claims, asked).await?))
 }
 
 /// Whether a message may go on.
@@ -169,7 +169,7 @@ impl Socket {
             None => {
                 private.waiting = Some(vec![message.clone()]);
                 let claims = Arc::clone(&channel.credentials.claims);
-                let work = writing_work(Arc::clone(&self.server), topic, generation, claims, &self.headers);
+                let work = writing_work(Arc::clone(&self.tenant), topic, generation, claims, &self.headers);
                 self.work.push(work);
                 Leave::Asked
             }
@@ -198,10 +198,10 @@ impl Socket {
         }
         private.waiting = Some(vec![message.clone()]);
         let claims = Arc::clone(&channel.credentials.claims);
-        let server = Arc::clone(&self.server);
+        let tenant = Arc::clone(&self.tenant);
         let asked = asked(&topic, &claims, &self.headers);
         self.work.push(Box::pin(async move {
-            let checked = track_rights(&server, &claims, &asked, reads.is_none()).await;
+            let checked = track_rights(&tenant, &claims, &asked, reads.is_none()).await;
             Done::TrackChecked {
                 topic,
                 generation,
@@ -221,7 +221,7 @@ impl Socket {
         checked: Result<(Option<ReadRights>, WriteRights), RightsError>,
     ) {
         self.full_backlog.take_if(|full| *full == generation);
-        let (server, headers, version) = (Arc::clone(&self.server), Arc::clone(&self.headers), self.version);
+        let (tenant, headers, version) = (Arc::clone(&self.tenant), Arc::clone(&self.headers), self.version);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -238,7 +238,7 @@ impl Socket {
                 if let Some(read) = read {
                     private.rights.learn_read(read);
                     private.with_presence = true;
-                    channel.hear_presence(&server.presences, version);
+                    channel.hear_presence(&tenant.presences, version);
                 }
                 if let Err(denied) = write.presence_required(&asked(topic, claims, &headers)) {
                     tracing::info!(code = denied.code().as_str(), %denied, "presences of a channel are refused");
@@ -313,7 +313,7 @@ impl Socket {
     /// Checks for a new token what a private channel may hear (`protocol.md 4.3`). What comes after the token waits: its
     /// answer tells the client that the token is in use.
     pub(crate) fn renew_rights(&mut self, topic: &Arc<str>, generation: u64) {
-        let (server, headers) = (Arc::clone(&self.server), Arc::clone(&self.headers));
+        let (tenant, headers) = (Arc::clone(&self.tenant), Arc::clone(&self.headers));
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -328,7 +328,7 @@ impl Socket {
         let topic = Arc::clone(topic);
         self.work.push(Box::pin(async move {
             let asked = asked(&topic, &claims, &headers);
-            let checked = read_rights(&server, &claims, &asked, with_presence).await;
+            let checked = read_rights(&tenant, &claims, &asked, with_presence).await;
             Done::ReadChecked {
                 topic,
                 generation,
@@ -347,7 +347,7 @@ impl Socket {
         checked: Result<ReadRights, RightsError>,
     ) {
         self.full_backlog.take_if(|full| *full == generation);
-        let (server, headers, version) = (Arc::clone(&self.server), Arc::clone(&self.headers), self.version);
+        let (tenant, headers, version) = (Arc::clone(&self.tenant), Arc::clone(&self.headers), self.version);
         let Some(channel) = self.channel_of(topic, generation) else {
             return;
         };
@@ -359,7 +359,7 @@ impl Socket {
             metrics::channel_closed(error.code().as_str());
             self.close_channel(topic, &error.refresh_message(sub_topic(topic)));
         } else {
-            channel.hear_presence(&server.presences, version);
+            channel.hear_presence(&tenant.presences, version);
         }
         for message in waiting {
             self.route(message);
@@ -422,7 +422,7 @@ impl Channel {
 }
 
 fn writing_work(
-    server: Arc<Server>,
+    tenant: Arc<Tenant>,
     topic: Arc<str>,
     generation: u64,
     claims: Arc<Claims>,
@@ -430,7 +430,7 @@ fn writing_work(
 ) -> BoxFuture<'static, Done> {
     let asked = asked(&topic, &claims, headers);
     Box::pin(async move {
-        let checked = write_rights(&server, &claims, &asked).await;
+        let checked = write_rights(&tenant, &claims, &asked).await;
         Done::WriteChecked {
             topic,
             generation,

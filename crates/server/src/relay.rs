@@ -52,7 +52,7 @@ impl Socket {
             // Without a reply, even with `ack` (`protocol.md 5.3`).
             Leave::Denied => return metrics::broadcast_refused(ErrorCode::Unauthorized.as_str()),
         }
-        let limit_bytes = self.server.config.limits.max_payload_bytes;
+        let limit_bytes = self.tenant.settings().limits.max_payload_bytes;
         let Some(channel) = self.channel(topic) else {
             return;
         };
@@ -71,7 +71,7 @@ impl Socket {
         let join_ref = channel.reference.clone();
         match relayed {
             Ok(Relayed { receivers, published }) => {
-                self.server.note_broadcast(receivers);
+                self.tenant.note_broadcast(receivers);
                 if ack {
                     let (status, response) = match published {
                         Ok(()) => (Status::Ok, "{}"),

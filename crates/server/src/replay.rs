@@ -20,11 +20,11 @@ impl Attempt {
     /// Step 11: the stored messages that did not come live since the channel is in its room.
     pub(crate) async fn replay(&self, range: ReplayRange, history: &Replay) -> Result<Vec<Frame>, Refused> {
         let read = async {
-            let archive = self.server.prepared_archive().await;
-            let after = self.server.recent_rows.of(self.sub_topic());
+            let archive = self.tenant.prepared_archive().await;
+            let after = self.tenant.recent_rows.of(self.sub_topic());
             archive.replay(self.sub_topic(), range, &after).await
         };
-        let limit = self.server.config.join.timeout;
+        let limit = self.tenant.config.join.timeout;
         let stored = within(limit, Box::pin(read)).await.unwrap_or_else(|| {
             Err(ReplayError::Unreadable {
                 topic: self.sub_topic().into(),

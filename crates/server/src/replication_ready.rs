@@ -11,9 +11,9 @@ use walcast_protocol::System;
 use crate::join::sub_topic;
 use crate::metrics;
 use crate::route::Done;
-use crate::serve::Server;
 use crate::shutdown::within;
 use crate::socket::Socket;
+use crate::tenant::Tenant;
 
 /// A channel that waits longer is closed.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -22,13 +22,13 @@ impl Socket {
     /// Says so now, or once it is so.
     pub(crate) fn await_replication(&mut self, topic: &Arc<str>, generation: u64) {
         let is_streaming = self
-            .server
+            .tenant
             .changes()
             .is_some_and(|changes| *changes.status().borrow() == Status::Streaming);
         if is_streaming {
             return self.announce_replication(topic, generation, true);
         }
-        let waiting = wait(Arc::clone(&self.server), Arc::clone(topic), generation);
+        let waiting = wait(Arc::clone(&self.tenant), Arc::clone(topic), generation);
         self.work.push(waiting);
     }
 
@@ -59,9 +59,9 @@ impl Socket {
     }
 }
 
-fn wait(server: Arc<Server>, topic: Arc<str>, generation: u64) -> BoxFuture<'static, Done> {
+fn wait(tenant: Arc<Tenant>, topic: Arc<str>, generation: u64) -> BoxFuture<'static, Done> {
     Box::pin(async move {
-        let streaming = Box::pin(server.streaming());
+        let streaming = Box::pin(tenant.streaming());
         let is_streaming = within(PATIENCE, streaming).await.unwrap_or(false);
         Done::ReplicationReady {
             topic,

@@ -169,7 +169,7 @@ impl Socket {
             "broadcast" => return self.relay(topic, message),
             "presence" => return self.attend(topic, message),
             _ => {
-                self.server.rates.events.count(1);
+                self.tenant.rates.events.count(1);
                 "other"
             }
         };
@@ -205,7 +205,7 @@ impl Socket {
             message.join_ref.clone()
         };
         let attempt = Attempt {
-            server: Arc::clone(&self.server),
+            tenant: Arc::clone(&self.tenant),
             version: self.version,
             topic: Arc::clone(&topic),
             join_ref: message.join_ref.clone(),
@@ -321,8 +321,8 @@ impl Socket {
     /// Wire order: reply, close of the replaced channel, `system`, `presence_state`, then what the gate held
     /// (`protocol.md 3.5`).
     fn accept_join(&mut self, topic: &Arc<str>, generation: u64, joining: Joining, accepted: Accepted) {
-        self.server.metrics.joins_ok.increment(1);
-        self.server.metrics.channels.increment(1.0);
+        self.tenant.metrics.joins_ok.increment(1);
+        self.tenant.metrics.channels.increment(1.0);
         self.registration.count_user();
         self.without_channel_since = None;
         self.reply(
@@ -443,7 +443,7 @@ impl Socket {
             SlotState::Joined(mut channel) => {
                 channel.gate.shut();
                 channel.casting = None;
-                self.server.metrics.channels.decrement(1.0);
+                self.tenant.metrics.channels.decrement(1.0);
                 Some(channel)
             }
             SlotState::Joining(_) => None,
@@ -455,7 +455,7 @@ impl Socket {
         if self.topics.is_empty() && self.registration.is_user() && self.without_channel_since.is_none() {
             let now = Instant::now();
             self.without_channel_since = Some(now);
-            self.wake_by(now + self.server.config.socket.no_channel_timeout);
+            self.wake_by(now + self.tenant.config.socket.no_channel_timeout);
         }
     }
 

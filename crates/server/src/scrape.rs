@@ -17,7 +17,7 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
         tracing::warn!(cause = %refusal, "metrics refused; tokens for them are signed with METRICS_JWT_SECRET");
         return refusal.into_response();
     }
-    if let Some(changes) = server.changes() {
+    if let Some(changes) = server.tenants.one().changes() {
         metrics::observe_replication(&changes.replication_stats());
         if let Some(figures) = changes.sharing_figures() {
             metrics::observe_sharing(&figures);

@@ -22,10 +22,10 @@ use crate::join::{Accepted, Refused};
 use crate::metrics;
 use crate::outbox::{Bounds, End, Outbox, Taken, close_code};
 use crate::route::{Done, Slot};
-use crate::serve::Server;
 use crate::shutdown::within;
 use crate::sockets::Registration;
 use crate::sse::{Opening, start_of};
+use crate::tenant::Tenant;
 use crate::wire::{Incoming, WireError};
 
 /// A socket that ends gets this long for its last frames and the closing handshake.
@@ -55,34 +55,34 @@ pub struct Start {
 }
 
 /// Runs a socket to its end.
-pub async fn run(server: Arc<Server>, wire: Connection, request: Handshake) {
-    let mut socket = Socket::open(server, wire, request);
+pub async fn run(tenant: Arc<Tenant>, wire: Connection, request: Handshake) {
+    let mut socket = Socket::open(tenant, wire, request);
     let ended = socket.live().await;
     socket.finish(ended).await;
 }
 
 /// Runs a stream of events to its end.
-pub async fn run_stream(server: Arc<Server>, wire: Connection, request: Handshake, start: Start) {
-    let mut socket = Socket::open(server, wire, request);
-    socket.server.metrics.event_streams.increment(1.0);
+pub async fn run_stream(tenant: Arc<Tenant>, wire: Connection, request: Handshake, start: Start) {
+    let mut socket = Socket::open(tenant, wire, request);
+    socket.tenant.metrics.event_streams.increment(1.0);
     socket.opening = Some(start.opening);
     socket.is_resumed = start.is_resumed;
     socket.route(start.first);
     let ended = socket.live().await;
-    socket.server.metrics.event_streams.decrement(1.0);
+    socket.tenant.metrics.event_streams.decrement(1.0);
     socket.finish(ended).await;
 }
 
 impl Socket {
-    fn open(server: Arc<Server>, wire: Connection, request: Handshake) -> Self {
+    fn open(tenant: Arc<Tenant>, wire: Connection, request: Handshake) -> Self {
         let bounds = Bounds {
-            frames: server.config.socket.queue_frames,
-            bytes: server.config.socket.queue_bytes,
+            frames: tenant.config.socket.queue_frames,
+            bytes: tenant.config.socket.queue_bytes,
         };
         let outbox = Outbox::new(bounds);
-        let registration = server.sockets.register(&outbox);
-        server.metrics.sockets.increment(1.0);
-        let socket = Self::new(server, wire, request, outbox, registration);
+        let registration = tenant.sockets.register(&outbox);
+        tenant.metrics.sockets.increment(1.0);
+        let socket = Self::new(tenant, wire, request, outbox, registration);
         tracing::debug!(socket = socket.registration.number(), "socket opened");
         socket
     }
@@ -90,7 +90,7 @@ impl Socket {
 
 /// The state of a socket's task.
 pub struct Socket {
-    pub(crate) server: Arc<Server>,
+    pub(crate) tenant: Arc<Tenant>,
     pub(crate) version: Version,
     /// The token of the connect request.
     pub(crate) credentials: Credentials,
@@ -149,16 +149,16 @@ enum Ended {
 
 impl Socket {
     fn new(
-        server: Arc<Server>,
+        tenant: Arc<Tenant>,
         wire: Connection,
         request: Handshake,
         outbox: Arc<Outbox>,
         registration: Registration,
     ) -> Self {
         let now = Instant::now();
-        let first_look = now + wire.heartbeat().unwrap_or(server.config.socket.idle_timeout / 2);
+        let first_look = now + wire.heartbeat().unwrap_or(tenant.config.socket.idle_timeout / 2);
         Self {
-            server,
+            tenant,
             version: request.version,
             credentials: request.credentials,
             headers: request.headers,
@@ -232,14 +232,14 @@ impl Socket {
             if self.wire.is_writing() {
                 match self.wire.poll_write(context) {
                     Poll::Ready(Ok(bytes)) => {
-                        self.server.metrics.bytes_sent.increment(bytes as u64);
+                        self.tenant.metrics.bytes_sent.increment(bytes as u64);
                         self.stuck_since = None;
                     }
                     Poll::Ready(Err(error)) => return Poll::Ready(self.sort(WireError::Io(error))),
                     Poll::Pending => {
                         if self.stuck_since.is_none() {
                             self.stuck_since = Some(Instant::now());
-                            self.wake_by(Instant::now() + self.server.config.socket.write_timeout);
+                            self.wake_by(Instant::now() + self.tenant.config.socket.write_timeout);
                         }
                         // A queue that overflows behind a stuck peer ends the socket now.
                         return self.outbox.poll_end(context).map(Ended::ByUs);
@@ -259,7 +259,7 @@ impl Socket {
                 frames += 1;
                 wire.enqueue(frame);
             }) {
-                Poll::Ready(Taken::Frames) => self.server.metrics.frames_sent.increment(frames),
+                Poll::Ready(Taken::Frames) => self.tenant.metrics.frames_sent.increment(frames),
                 Poll::Ready(Taken::OverLimit(gates)) => self.close_over_limit(&gates),
                 Poll::Ready(Taken::End(end)) => return Poll::Ready(Ended::ByUs(end)),
                 Poll::Pending => return Poll::Pending,
@@ -281,7 +281,7 @@ impl Socket {
     fn note_life(&mut self) {
         let read_bytes = self.wire.read_bytes();
         if read_bytes != self.seen_bytes {
-            self.server
+            self.tenant
                 .metrics
                 .bytes_received
                 .increment(read_bytes.saturating_sub(self.seen_bytes));
@@ -300,7 +300,7 @@ impl Socket {
         };
         match decoded {
             Ok(message) => {
-                self.server.metrics.frames_received.increment(1);
+                self.tenant.metrics.frames_received.increment(1);
                 self.route(message);
             }
             Err(error) => self.drop_frame(error.code(), &error),
@@ -309,7 +309,7 @@ impl Socket {
 
     /// A frame that means nothing costs only itself (`protocol.md 8.7`).
     fn drop_frame(&self, code: ErrorCode, cause: &dyn std::fmt::Display) {
-        self.server.metrics.frames_received.increment(1);
+        self.tenant.metrics.frames_received.increment(1);
         metrics::bad_frame(code.as_str());
         tracing::debug!(code = code.as_str(), socket = self.registration.number(), %cause, "frame dropped");
     }
@@ -323,7 +323,7 @@ impl Socket {
 
     fn on_timer(&mut self) -> Option<Ended> {
         let now = Instant::now();
-        let config = Arc::clone(&self.server);
+        let config = Arc::clone(&self.tenant);
         let config = &config.config.socket;
         if self
             .stuck_since
@@ -403,7 +403,7 @@ impl Socket {
 
     /// Ends the socket: channels first, then the last frames and the closing handshake, within bounds.
     async fn finish(&mut self, ended: Ended) {
-        self.server.metrics.channels.decrement(f64::from(self.joined()));
+        self.tenant.metrics.channels.decrement(f64::from(self.joined()));
         self.topics = HashMap::new();
         self.work = FuturesUnordered::new();
         let code = match &ended {
@@ -431,12 +431,12 @@ impl Socket {
             }
         }
         metrics::socket_closed(code);
-        self.server.metrics.sockets.decrement(1.0);
+        self.tenant.metrics.sockets.decrement(1.0);
         tracing::debug!(socket = self.registration.number(), code, "socket closed");
     }
 
     fn note_slow_reader(&self, cause: &str) {
-        self.server.metrics.slow_readers.increment(1);
+        self.tenant.metrics.slow_readers.increment(1);
         tracing::warn!(
             code = "SlowReader",
             socket = self.registration.number(),
@@ -449,7 +449,7 @@ impl Socket {
     async fn flush(&mut self) {
         while self.wire.is_writing() {
             match poll_fn(|context| self.wire.poll_write(context)).await {
-                Ok(bytes) => self.server.metrics.bytes_sent.increment(bytes as u64),
+                Ok(bytes) => self.tenant.metrics.bytes_sent.increment(bytes as u64),
                 Err(_) => return,
             }
         }

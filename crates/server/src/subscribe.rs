@@ -9,8 +9,8 @@ use walcast_protocol::{BindingEntry, Ref, Version};
 
 use crate::join::sub_topic;
 use crate::outbox::Gate;
-use crate::serve::Server;
 use crate::shutdown::within;
+use crate::tenant::Tenant;
 use crate::token::Claims;
 
 /// What a channel asked for at its join.
@@ -109,14 +109,14 @@ fn check_granted(topic: &str, claims: &Claims) -> Result<(), Unfulfilled> {
 /// # Errors
 /// Nothing within the limit, or the refusal.
 pub async fn subscribe(
-    server: &Server,
+    tenant: &Tenant,
     wish: &Wish,
     claims: &Claims,
     limit: Duration,
 ) -> Result<Arc<Subscription>, Unfulfilled> {
     check_granted(&wish.topic, claims)?;
     let attempt = async {
-        let changes = server.prepared_changes().await;
+        let changes = tenant.prepared_changes().await;
         let request = Request {
             version: wish.version,
             topic: Arc::clone(&wish.topic),
@@ -138,14 +138,14 @@ pub async fn subscribe(
 /// # Errors
 /// As [`subscribe`].
 pub async fn subscribe_later(
-    server: &Server,
+    tenant: &Tenant,
     wish: &Wish,
     claims: &Claims,
     limit: Duration,
 ) -> Result<Arc<Subscription>, Unfulfilled> {
     let pause_ms = rand::rng().random_range(1_000..3_000);
     tokio::time::sleep(Duration::from_millis(pause_ms)).await;
-    subscribe(server, wish, claims, limit).await
+    subscribe(tenant, wish, claims, limit).await
 }
 
 /// Goes on with other claims (`protocol.md 4.3`).

@@ -3,9 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -27,7 +26,8 @@ use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
 use crate::crossing::CastError;
 use crate::metrics;
-use crate::serve::Server;
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 
 /// What is wrong is said of so many messages at most: the answer must not be many times the question.
 const MAX_JUDGED: usize = 10_000;
@@ -36,16 +36,16 @@ const MAX_JUDGED: usize = 10_000;
 const CHECKS_AT_ONCE: usize = 64;
 
 /// The handler.
-pub(super) async fn broadcast(State(server): State<Arc<Server>>, request: Request) -> Response {
+pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
-    let handling = Box::pin(relay(&server, &parts, &mut upload));
-    let response = rated(&server, &parts.headers, handling).await;
+    let handling = Box::pin(relay(&tenant, &parts, &mut upload));
+    let response = rated(&tenant, &parts.headers, handling).await;
     finish(upload, response).await
 }
 
-async fn relay(server: &Server, parts: &Parts, upload: &mut Upload) -> Result<StatusCode, Refusal> {
-    let sender = Sender::of(server, &parts.headers)?;
+async fn relay(tenant: &Tenant, parts: &Parts, upload: &mut Upload) -> Result<StatusCode, Refusal> {
+    let sender = Sender::of(tenant, &parts.headers)?;
     let errors = |text: &str| Refusal::Invalid(json!({"messages": [text]}));
     let body = match MediaType::of(&parts.headers) {
         MediaType::Json | MediaType::JsonSuffix => upload.read().await?,
@@ -62,14 +62,14 @@ async fn relay(server: &Server, parts: &Parts, upload: &mut Upload) -> Result<St
         }
         MediaType::Absent | MediaType::Bytes | MediaType::Other => return Err(errors(BLANK)),
     };
-    let outgoing = messages(json_text(&body)?, server.config.limits.max_payload_bytes)?;
+    let outgoing = messages(json_text(&body)?, tenant.settings().limits.max_payload_bytes)?;
     for message in &outgoing {
         sender.check_grant(&message.topic)?;
     }
-    if server.rates.events.would_exceed(0) {
+    if tenant.rates.events.would_exceed(0) {
         return Err(Refusal::TooManyEvents);
     }
-    if server.rates.events.would_exceed(outgoing.len()) {
+    if tenant.rates.events.would_exceed(outgoing.len()) {
         return Err(Refusal::BatchTooLarge(outgoing.len()));
     }
 
@@ -77,7 +77,7 @@ async fn relay(server: &Server, parts: &Parts, upload: &mut Upload) -> Result<St
     // The rest is sent all the same: it reaches those who are here.
     let mut published = Ok(());
     for message in &public {
-        published = published.and(message.cast(server));
+        published = published.and(message.cast(tenant));
         consume_budget().await;
     }
     let mut by_topic: BTreeMap<&str, Vec<&Outgoing<'_>>> = BTreeMap::new();
@@ -104,7 +104,7 @@ async fn relay_private(
         for ((_, messages), checked) in some.iter().zip(join_all(checks).await) {
             let Err(error) = checked else {
                 for message in messages {
-                    published = published.and(message.cast(sender.server));
+                    published = published.and(message.cast(sender.tenant));
                     consume_budget().await;
                 }
                 continue;
@@ -269,7 +269,7 @@ impl<'a> Outgoing<'a> {
         }
     }
 
-    fn cast(&self, server: &Server) -> Result<(), PublishError> {
+    fn cast(&self, tenant: &Tenant) -> Result<(), PublishError> {
         let meta = self
             .id
             .as_ref()
@@ -284,7 +284,7 @@ impl<'a> Outgoing<'a> {
             topic: &self.topic,
             is_private: self.is_private,
         };
-        match server.cast(room, &Message::Verbatim { payload: &payload }) {
+        match tenant.cast(room, &Message::Verbatim { payload: &payload }) {
             Ok(()) => Ok(()),
             Err(CastError::Unpublished(error)) => Err(error),
             // Only binary payloads can be unfit for a frame.

@@ -17,6 +17,7 @@ use walcast_changes::Status;
 use super::admin::Admin;
 use super::{JSON, require_json};
 use crate::serve::Server;
+use crate::tenant::Tenant;
 
 /// Below the five seconds that Supabase's health check waits for its answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -32,7 +33,7 @@ async fn health(_: Admin, State(server): State<Arc<Server>>, Path(name): Path<St
     if name != server.config.tenant_name {
         return told(StatusCode::NOT_FOUND, json!({"message": "not found"})).into_response();
     }
-    let health = Health::of(&server).await;
+    let health = Health::of(server.tenants.one()).await;
     told(StatusCode::OK, json!({"data": health})).into_response()
 }
 
@@ -55,19 +56,19 @@ pub struct Health {
 
 impl Health {
     /// How it is now. Takes two seconds at most.
-    pub async fn of(server: &Server) -> Self {
-        let status = server.changes().map(|changes| *changes.status().borrow());
+    pub async fn of(tenant: &Tenant) -> Self {
+        let status = tenant.changes().map(|changes| *changes.status().borrow());
         let replication_connected = status == Some(Status::Streaming);
         // A stream has its database; without one, asking tells.
-        let db_connected = replication_connected || server.database_answers(LONGEST_WAIT).await;
-        let connected_cluster = server.sockets.users_everywhere();
+        let db_connected = replication_connected || tenant.database_answers(LONGEST_WAIT).await;
+        let connected_cluster = tenant.sockets.users_everywhere();
         Self {
             healthy: db_connected || (status.is_some() && connected_cluster == 0),
             db_connected,
             replication_connected,
             connected_cluster,
-            region: server.config.region.clone(),
-            node: server.cluster.node().to_string(),
+            region: tenant.config.region.clone(),
+            node: tenant.cluster.node().to_string(),
         }
     }
 }

@@ -18,7 +18,7 @@ mod upload;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -34,6 +34,8 @@ use crate::http::plain_error;
 use crate::policy_headers::policy_headers;
 use crate::private::write_rights;
 use crate::serve::Server;
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 use crate::token::Claims;
 use refusal::Refusal;
 use upload::Upload;
@@ -69,9 +71,9 @@ pub fn routes() -> Router<Arc<Server>> {
     router
 }
 
-async fn ping(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
+async fn ping(OfHost(tenant): OfHost, headers: HeaderMap) -> Response {
     let success = ([(header::CONTENT_TYPE, JSON)], r#"{"message":"Success"}"#);
-    rated(&server, &headers, std::future::ready(Ok(success))).await
+    rated(&tenant, &headers, std::future::ready(Ok(success))).await
 }
 
 async fn require_json(request: Request, next: Next) -> Response {
@@ -99,11 +101,11 @@ fn accepts_json(headers: &HeaderMap) -> bool {
 
 /// Counts a request, handles it if there are not too many, and says how many there are.
 async fn rated(
-    server: &Server,
+    tenant: &Tenant,
     headers: &HeaderMap,
     handling: impl Future<Output = Result<impl IntoResponse, Refusal>>,
 ) -> Response {
-    let rate = &server.rates.requests;
+    let rate = &tenant.rates.requests;
     rate.count(1);
     let handled = if rate.is_exceeded() {
         Err(Refusal::TooManyRequests)
@@ -132,17 +134,17 @@ async fn finish(upload: Upload, response: Response) -> Response {
 
 /// Who sent a request.
 struct Sender<'a> {
-    server: &'a Server,
+    tenant: &'a Tenant,
     claims: Claims,
     /// For policies.
     headers: Arc<str>,
 }
 
 impl<'a> Sender<'a> {
-    fn of(server: &'a Server, headers: &HeaderMap) -> Result<Self, Refusal> {
+    fn of(tenant: &'a Tenant, headers: &HeaderMap) -> Result<Self, Refusal> {
         Ok(Self {
-            server,
-            claims: authorize(&server.config.verifier, headers)?,
+            tenant,
+            claims: authorize(&tenant.settings().verifier, headers)?,
             headers: policy_headers(headers, |_| true),
         })
     }
@@ -166,7 +168,7 @@ impl<'a> Sender<'a> {
             claims: Arc::clone(&self.claims.json),
             headers: Arc::clone(&self.headers),
         };
-        write_rights(self.server, &self.claims, &asked)
+        write_rights(self.tenant, &self.claims, &asked)
             .await?
             .broadcast_required(&asked)
     }

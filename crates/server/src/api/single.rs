@@ -1,10 +1,9 @@
 //! One broadcast: `POST /api/broadcast/{topic}/events/{event}` (`protocol.md 5.7`).
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
@@ -24,7 +23,8 @@ use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rate
 use crate::crossing::CastError;
 use crate::http::plain_error;
 use crate::persist::store;
-use crate::serve::Server;
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 
 /// What the reference adds to the length of raw bytes (`protocol.md 5.5`).
 const BYTES_OVERHEAD: usize = 6;
@@ -33,7 +33,7 @@ const BYTES_OVERHEAD: usize = 6;
 const LONGEST_FRAMED_BYTES: usize = 255;
 
 /// The handler.
-pub(super) async fn broadcast(State(server): State<Arc<Server>>, request: Request) -> Response {
+pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
     let response = if segments(&parts.uri).contains(&"") {
@@ -42,8 +42,8 @@ pub(super) async fn broadcast(State(server): State<Arc<Server>>, request: Reques
     } else {
         match accept_media_type(&parts, &mut upload).await {
             Ok(kind) => {
-                let handling = Box::pin(relay(&server, &parts, kind, &mut upload));
-                rated(&server, &parts.headers, handling).await
+                let handling = Box::pin(relay(&tenant, &parts, kind, &mut upload));
+                rated(&tenant, &parts.headers, handling).await
             }
             Err(refusal) => refusal.respond(&parts.headers),
         }
@@ -79,12 +79,12 @@ async fn accept_media_type(parts: &Parts, upload: &mut Upload) -> Result<Kind, R
 }
 
 async fn relay(
-    server: &Server,
+    tenant: &Tenant,
     parts: &Parts,
     kind: Kind,
     upload: &mut Upload,
 ) -> Result<StatusCode, Refusal> {
-    let sender = Sender::of(server, &parts.headers)?;
+    let sender = Sender::of(tenant, &parts.headers)?;
     let payload = match kind {
         Kind::Json => Payload::of_json(&upload.read().await?)?,
         Kind::Bytes => Payload::Bytes(upload.read().await?),
@@ -95,7 +95,7 @@ async fn relay(
     };
     // None for what is not UTF-8.
     let [topic, event] = segments(&parts.uri).map(|name| percent_decode_str(name).decode_utf8().ok());
-    let limit_bytes = server.config.limits.max_payload_bytes;
+    let limit_bytes = tenant.settings().limits.max_payload_bytes;
     let errors: BTreeMap<&str, [&str; 1]> = [
         (
             "topic",
@@ -113,7 +113,7 @@ async fn relay(
     let (Some(topic), Some(event), true) = (&topic, &event, errors.is_empty()) else {
         return Err(Refusal::Invalid(json!(errors)));
     };
-    if server.rates.events.is_exceeded() {
+    if tenant.rates.events.is_exceeded() {
         return Err(Refusal::TooManyEvents);
     }
 
@@ -141,7 +141,7 @@ async fn relay(
             body: &payload.stored(),
             keep,
         };
-        store(server, message).await?;
+        store(tenant, message).await?;
         return Ok(StatusCode::ACCEPTED);
     }
     let message = Message::Event {
@@ -149,7 +149,7 @@ async fn relay(
         body: payload.body(),
         id: None,
     };
-    server.cast(room, &message).map_err(|error| match error {
+    tenant.cast(room, &message).map_err(|error| match error {
         CastError::Unframeable(_) => Refusal::Invalid(json!({"event": [INVALID]})),
         CastError::Unpublished(error) => Refusal::NotPublished(error),
     })?;

@@ -3,10 +3,9 @@
 //! A page without a user account gets such a token from the application's server, which asks for it with its service key.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -16,9 +15,10 @@ use super::refusal::Refusal;
 use super::upload::Upload;
 use super::{BLANK, finish, is_blank, json_text, rated};
 use crate::authorize::authorize;
-use crate::config::MintConfig;
 use crate::mint::sign;
-use crate::serve::Server;
+use crate::settings::MintConfig;
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 use crate::token::{CLAIM, Grant, TopicGrant, claim, now_s};
 
 /// Larger requests are refused: what they ask for would fit no header.
@@ -40,21 +40,22 @@ const OWN_CLAIMS: [&str; 4] = ["role", "exp", "iat", CLAIM];
 const SERVICE_ROLE: &str = "service_role";
 
 /// The handler.
-pub(super) async fn make(State(server): State<Arc<Server>>, request: Request) -> Response {
+pub(super) async fn make(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
-    let handling = Box::pin(answer(&server, &parts.headers, &mut upload));
-    let response = rated(&server, &parts.headers, handling).await;
+    let handling = Box::pin(answer(&tenant, &parts.headers, &mut upload));
+    let response = rated(&tenant, &parts.headers, handling).await;
     finish(upload, response).await
 }
 
 async fn answer(
-    server: &Server,
+    tenant: &Tenant,
     headers: &HeaderMap,
     upload: &mut Upload,
 ) -> Result<impl IntoResponse, Refusal> {
-    let config = &server.config.mint;
-    let asking = authorize(&server.config.verifier, headers)?;
+    let settings = tenant.settings_kept();
+    let config = &settings.mint;
+    let asking = authorize(&settings.verifier, headers)?;
     // Whoever is bound to topics passes nothing on.
     if asking.is_bound() || asking.role.as_deref() != Some(&config.minter_role) {
         return Err(Refusal::NotMinter {
@@ -81,14 +82,14 @@ async fn answer(
     let expires_at_s = issued_at_s.saturating_add(lifetime_s);
     let token = sign(&wanted.claims(issued_at_s, expires_at_s)?, secret.expose())?;
     // Browsers send it in the query, servers in a header.
-    let longest = server.config.max_header_length.saturating_sub("Bearer ".len());
+    let longest = tenant.config.max_header_length.saturating_sub("Bearer ".len());
     if token.len() > longest {
         let bytes = token.len();
         return Err(Refusal::UnfitToken(json!({"topics": [format!(
             "the token would have {bytes} bytes, and a header has room for {longest}; name fewer topics or claims, or raise MAX_HEADER_LENGTH"
         )]})));
     }
-    if let Err(error) = server.config.verifier.verify(&token) {
+    if let Err(error) = settings.verifier.verify(&token) {
         let remedy = error.remedy();
         return Err(Refusal::UnfitToken(
             json!({"claims": [format!("the server would refuse the token: {error}; {remedy}")]}),

@@ -138,7 +138,10 @@ async fn serve_on(
     let greeting = Greeting::new(port, keys, database.url())?;
     let pages = Router::new()
         .merge(page::routes(&greeting, &options.modules))
-        .merge(notes::routes(database.pool().clone(), config.verifier.clone()));
+        .merge(notes::routes(
+            database.pool().clone(),
+            config.tenant.verifier.clone(),
+        ));
     let (ready, is_ready) = oneshot::channel();
     let as_json = options.json;
     tokio::spawn(async move {

@@ -21,7 +21,7 @@ use clap::Args;
 use walcast_changes::DeleteVisibility;
 use walcast_changes::diagnosis::TableName;
 
-use crate::config::{self, ChangesConfig, DatabaseConfig};
+use crate::config::{ChangesConfig, DatabaseConfig};
 use crate::options::Options;
 use crate::setting::ConfigError;
 
@@ -75,7 +75,7 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
     let replication = walcast_replication::Config::from_url(database.url.expose())?;
     let token = match &options.key {
         None => None,
-        Some(key) => Some(token::judge(&config::verifier(&options.server)?, key)),
+        Some(key) => Some(token::judge(&crate::settings::verifier(&options.server)?, key)),
     };
     let is_asked_for = !options.role.is_empty();
     let mut roles: Vec<String> = if is_asked_for {

@@ -14,7 +14,7 @@ mod stream;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -30,6 +30,8 @@ use crate::cors;
 use crate::policy_headers::policy_headers;
 use crate::serve::Server;
 use crate::socket::{self, Handshake, Start};
+use crate::tenant::Tenant;
+use crate::tenants::OfHost;
 pub(crate) use opening::{Opening, start_of};
 use refusal::Refusal;
 use request::StreamRequest;
@@ -51,40 +53,41 @@ pub fn routes() -> Router<Arc<Server>> {
         .route("/api/sse", endpoint())
 }
 
-async fn open(State(server): State<Arc<Server>>, request: Request) -> Response {
+async fn open(OfHost(tenant): OfHost, request: Request) -> Response {
     let (request, _) = request.into_parts();
-    match begin(&server, &request).await {
+    match begin(&tenant, &request).await {
         Ok(response) => response,
         Err(refusal) => {
             if refusal.is_delayed() {
-                tokio::time::sleep(server.config.connect_error_backoff).await;
+                tokio::time::sleep(tenant.config.connect_error_backoff).await;
             }
             refusal.respond()
         }
     }
 }
 
-async fn begin(server: &Arc<Server>, request: &Parts) -> Result<Response, Refusal> {
+async fn begin(tenant: &Arc<Tenant>, request: &Parts) -> Result<Response, Refusal> {
     let headers = &request.headers;
     let mut wanted = StreamRequest::parse(request.uri.query().unwrap_or_default())?;
     if let Some(id) = headers.get(LAST_EVENT_ID) {
         wanted.resume_after(id.to_str().unwrap_or("not text"))?;
     }
-    let credentials = credentials(server, headers, &wanted)?;
-    let limits = &server.config.limits;
-    if limits
+    let credentials = credentials(tenant, headers, &wanted)?;
+    if tenant
+        .settings()
+        .limits
         .concurrent_users
-        .is_some_and(|limit| server.sockets.users() >= limit)
+        .is_some_and(|limit| tenant.sockets.users() >= limit)
     {
         return Err(Refusal::TooManyUsers);
     }
-    if server.rates.joins.is_exceeded() {
+    if tenant.rates.joins.is_exceeded() {
         return Err(Refusal::TooManyJoins);
     }
 
     let hangup = request.extensions.get::<Hangup>().cloned().unwrap_or_default();
-    let (stream, body) = EventStream::new(server.config.socket.stream_heartbeat, hangup.0);
-    let (first, later) = wanted.joins(server.config.join.timeout);
+    let (stream, body) = EventStream::new(tenant.config.socket.stream_heartbeat, hangup.0);
+    let (first, later) = wanted.joins(tenant.config.join.timeout);
     let (answer, answered) = oneshot::channel();
     let handshake = Handshake {
         // The one in which bytes can be broadcast.
@@ -98,8 +101,8 @@ async fn begin(server: &Arc<Server>, request: &Parts) -> Result<Response, Refusa
         is_resumed: wanted.is_resumed(),
     };
     let connection = Connection::Events(Box::new(stream));
-    let socket = socket::run_stream(Arc::clone(server), connection, handshake, start);
-    server.sockets.tasks().spawn(socket);
+    let socket = socket::run_stream(Arc::clone(tenant), connection, handshake, start);
+    tenant.sockets.tasks().spawn(socket);
     match answered.await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => return Err(Refusal::Join(refused)),
@@ -119,11 +122,11 @@ async fn begin(server: &Arc<Server>, request: &Parts) -> Result<Response, Refusa
 /// The token: `token` in the query, else as for the API, else `apikey` in the query. A page cannot give an `EventSource`
 /// headers, and a gateway may add some of its own.
 fn credentials(
-    server: &Server,
+    tenant: &Tenant,
     headers: &HeaderMap,
     wanted: &StreamRequest,
 ) -> Result<Credentials, AuthorizeError> {
-    let verifier = &server.config.verifier;
+    let settings = tenant.settings();
     let token = match (&wanted.token, request_token(headers)) {
         (Some(token), _) => token,
         (None, Err(AuthorizeError::Missing)) => wanted.api_key.as_deref().ok_or(AuthorizeError::Missing)?,
@@ -131,6 +134,6 @@ fn credentials(
     };
     Ok(Credentials {
         token: token.into(),
-        claims: Arc::new(verifier.verify(token)?),
+        claims: Arc::new(settings.verifier.verify(token)?),
     })
 }

@@ -73,7 +73,7 @@ fn the_compose_environment_configures_the_server() {
     .unwrap();
     let config = Config::from_options(&options).unwrap();
     assert_eq!(config.listen.port, 4000);
-    let database = walcast_replication::Config::from_url(config.database.url.expose()).unwrap();
+    let database = walcast_replication::Config::from_url(config.tenant.database.url.expose()).unwrap();
     assert_eq!(database.endpoint.to_string(), "db:5432");
     assert_eq!(
         (database.user.as_str(), database.database.as_str()),
