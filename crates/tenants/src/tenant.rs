@@ -100,6 +100,10 @@ impl Jwks {
     pub fn expose(&self) -> String {
         self.0.to_string()
     }
+
+    pub(crate) fn as_json(&self) -> &Value {
+        &self.0
+    }
 }
 
 impl fmt::Debug for Jwks {

@@ -10,3 +10,5 @@ mod reading;
 mod scene;
 mod schema;
 mod sealing;
+mod seeding;
+mod writing;
