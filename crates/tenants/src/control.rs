@@ -42,7 +42,7 @@ pub enum ControlError {
         "the control database has no valid URL; check DATABASE_URL, or DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME"
     )]
     Url,
-    /// `DB_AFTER_CONNECT_QUERY` is refused.
+    /// It cannot be reached, or a statement is refused.
     #[error(
         "the control database cannot be asked: {0}; check DB_HOST and its like, and DB_AFTER_CONNECT_QUERY"
     )]
@@ -74,11 +74,11 @@ pub struct Control {
 }
 
 impl Control {
-    /// Connects, and makes the tables where they are missing.
+    /// Looks at the URL. Nothing is connected before it is needed. To be called in a runtime.
     ///
     /// # Errors
-    /// See [`ControlError`].
-    pub async fn connect(options: ControlOptions) -> Result<Self, ControlError> {
+    /// The URL means nothing.
+    pub fn new(options: ControlOptions) -> Result<Self, ControlError> {
         let connect = PgConnectOptions::from_str(options.url.expose())
             .map_err(|_| ControlError::Url)?
             .application_name("walcast_control");
@@ -94,15 +94,21 @@ impl Control {
                 let prologue = AssertSqlSafe(prologue.clone());
                 Box::pin(async move { connection.execute(sqlx::raw_sql(prologue)).await.map(|_| ()) })
             })
-            .connect_with(connect)
-            .await?;
-        let mut connection = pool.acquire().await?;
-        schema::prepare(&mut connection).await?;
-        drop(connection);
+            .connect_lazy_with(connect);
         Ok(Self {
             pool,
             cipher: options.cipher,
         })
+    }
+
+    /// Makes the tables where they are missing.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn prepare(&self) -> Result<(), ControlError> {
+        let mut connection = self.pool.acquire().await?;
+        schema::prepare(&mut connection).await?;
+        Ok(())
     }
 
     /// Opens what is secret in the records.
@@ -124,8 +130,7 @@ impl Control {
         if external_id.contains('\0') {
             return Ok(None);
         }
-        let found = find_in(&self.pool, external_id).await?;
-        Ok(found)
+        find_in(&self.pool, external_id).await
     }
 
     /// All tenants, in the order of their making.
@@ -140,7 +145,7 @@ impl Control {
         Ok(tenants.collect::<Result<_, _>>()?)
     }
 
-    /// Tells from now on which tenants have changed. What a Walcast writes is told at once; what others write, within
+    /// Tells from now on what happens to tenants. What a Walcast writes is told at once; what others write, within
     /// `poll_every`.
     ///
     /// # Errors

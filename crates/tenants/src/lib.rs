@@ -22,7 +22,7 @@ mod seed;
 mod tenant;
 mod write;
 
-pub use changes::Changes;
+pub use changes::{Changes, Happening, Notice};
 pub use cipher::{Cipher, CipherError, KeyError, Sealed};
 pub use control::{Control, ControlError, ControlOptions};
 pub use database::{DatabaseError, TenantDatabase};

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use sqlx::postgres::PgConnection;
 use sqlx::{AssertSqlSafe, Connection};
 
-use crate::changes::CHANNEL;
+use crate::changes::{Happening, notify};
 use crate::control::{Control, ControlError, find_in};
 use crate::draft::{Defaults, Draft, external_id};
 use crate::draft_extension::ExtensionDraft;
@@ -131,7 +131,7 @@ impl Control {
         if let Some(extensions) = &draft.extensions {
             replace_extensions(&mut transaction, external_id, extensions).await?;
         }
-        notify(&mut transaction, external_id).await?;
+        notify(&mut transaction, Happening::Changed, external_id).await?;
         let written = find_in(&mut *transaction, external_id).await?;
         let written = written.ok_or(sqlx::Error::RowNotFound)?;
         transaction.commit().await?;
@@ -164,9 +164,18 @@ impl Control {
                 return Ok(false);
             }
         }
-        notify(&mut transaction, external_id).await?;
+        notify(&mut transaction, Happening::Changed, external_id).await?;
         transaction.commit().await?;
         Ok(true)
+    }
+
+    /// Tells all nodes what is to happen to a tenant, this one among them.
+    ///
+    /// # Errors
+    /// See [`ControlError`].
+    pub async fn tell(&self, external_id: &str, happening: Happening) -> Result<(), ControlError> {
+        let mut connection = self.pool().acquire().await?;
+        Ok(notify(&mut connection, happening, external_id).await?)
     }
 }
 
@@ -258,16 +267,6 @@ async fn replace_extensions(
     );
     sqlx::query(AssertSqlSafe(statement))
         .bind(&extensions)
-        .bind(external_id)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Told when the transaction is committed, and only then.
-async fn notify(connection: &mut PgConnection, external_id: &str) -> Result<(), sqlx::Error> {
-    sqlx::query("select pg_notify($1, $2)")
-        .bind(CHANNEL)
         .bind(external_id)
         .execute(connection)
         .await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::timeout;
-use walcast_tenants::Changes;
+use walcast_tenants::{Changes, Happening};
 
 use crate::scene::{connect, reference};
 
@@ -11,8 +11,13 @@ const LONG: Duration = Duration::from_secs(3600);
 const SHORT: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(20);
 
-async fn next(changes: &mut Changes) -> String {
-    timeout(PATIENCE, changes.next()).await.unwrap()
+async fn next(changes: &mut Changes) -> (String, Happening) {
+    let notice = timeout(PATIENCE, changes.next()).await.unwrap();
+    (notice.external_id, notice.happening)
+}
+
+fn changed(name: &str) -> (String, Happening) {
+    (name.to_owned(), Happening::Changed)
 }
 
 #[tokio::test]
@@ -26,16 +31,20 @@ async fn what_another_program_writes_is_found_by_comparing() {
         "delete from _realtime.tenants",
     ] {
         database.execute(statement).await;
-        assert_eq!(next(&mut changes).await, "realtime-dev", "{statement}");
+        assert_eq!(next(&mut changes).await, changed("realtime-dev"), "{statement}");
     }
 }
 
 #[tokio::test]
-async fn what_is_notified_is_told_at_once() {
+async fn what_one_node_tells_of_all_hear_at_once() {
     let database = reference().await;
-    let mut changes = connect(&database).await.changes(LONG).await.unwrap();
-    database.execute("notify walcast_tenants, 'somebody'").await;
-    assert_eq!(next(&mut changes).await, "somebody");
+    let (here, there) = (connect(&database).await, connect(&database).await);
+    let mut changes = there.changes(LONG).await.unwrap();
+    database.execute("notify walcast_tenants, 'nothing known'").await;
+    for happening in [Happening::Reload, Happening::Shutdown] {
+        here.tell("realtime-dev", happening).await.unwrap();
+        assert_eq!(next(&mut changes).await, ("realtime-dev".to_owned(), happening));
+    }
 }
 
 #[tokio::test]
@@ -46,5 +55,5 @@ async fn what_changes_while_the_connection_is_away_is_told_after() {
         .execute("select pg_terminate_backend(pid) from pg_stat_activity where application_name = 'walcast_control' and datname = current_database()")
         .await;
     database.execute("delete from _realtime.tenants").await;
-    assert_eq!(next(&mut changes).await, "realtime-dev");
+    assert_eq!(next(&mut changes).await, changed("realtime-dev"));
 }

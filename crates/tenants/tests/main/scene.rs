@@ -24,12 +24,13 @@ pub(crate) async fn connect_with(
     database: &Database,
     after_connect: Option<&str>,
 ) -> Result<Control, ControlError> {
-    Control::connect(ControlOptions {
+    let control = Control::new(ControlOptions {
         url: Secret::new(database.url()),
         after_connect: after_connect.map(str::to_owned),
         cipher: cipher(),
-    })
-    .await
+    })?;
+    control.prepare().await?;
+    Ok(control)
 }
 
 pub(crate) async fn connect(database: &Database) -> Control {

@@ -343,7 +343,8 @@ async fn what_is_written_is_told_to_other_processes_at_once() {
     let (here, there) = (connect(&database).await, connect(&database).await);
     let mut changes = there.changes(Duration::from_secs(3600)).await.unwrap();
     let told = async |changes: &mut walcast_tenants::Changes| {
-        timeout(Duration::from_secs(20), changes.next()).await.unwrap()
+        let notice = timeout(Duration::from_secs(20), changes.next()).await.unwrap();
+        notice.external_id
     };
     put(&here, "dev", json!({})).await.unwrap();
     assert_eq!(told(&mut changes).await, "dev");
