@@ -3,7 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -16,16 +16,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use crate::admission::{Admission, Place, TurnedAway};
 use crate::config::Listen;
-
-/// A request whose header is not complete by then loses its connection.
-const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(10);
+use crate::metrics;
 
 /// Request line and header together; the key of a connect is in the request line.
 const MAX_REQUEST_HEAD_BYTES: usize = 64 * 1024;
 
 /// Connections the kernel keeps for us while we are busy.
 const BACKLOG: i32 = 4096;
+
+/// Between two log lines about connections that are turned away.
+const COMPLAINT_PAUSE: Duration = Duration::from_secs(10);
 
 /// Opens the listener: on one address, or on every IPv6 and IPv4 address, or on IPv4 alone where there is no IPv6.
 ///
@@ -57,50 +59,77 @@ fn bind_one(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Serves requests until the token is cancelled, then lets those under way finish in the background.
-pub async fn serve(listener: TcpListener, router: Router, shutdown: CancellationToken) {
+///
+/// A request whose header is not complete after `header_timeout` loses its connection.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    admission: Arc<Admission>,
+    header_timeout: Duration,
+    shutdown: CancellationToken,
+) {
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .header_read_timeout(header_timeout)
         .max_header_size(MAX_REQUEST_HEAD_BYTES)
         .max_buf_size(MAX_REQUEST_HEAD_BYTES + 8192);
+    let mut complaint = Complaint::default();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.cancelled() => return,
         };
-        match accepted {
-            Ok((connection, peer)) => {
-                tokio::spawn(converse(
-                    builder.clone(),
-                    connection,
-                    peer,
-                    router.clone(),
-                    shutdown.clone(),
-                ));
+        let (connection, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                back_off(&error).await;
+                continue;
             }
-            Err(error) => back_off(&error).await,
-        }
+        };
+        let (place, turned_away) = match admission.enter(peer.ip()) {
+            Ok(place) => (place, None),
+            Err(reason) => {
+                complaint.of(reason, peer, admission.most());
+                match admission.answer() {
+                    Some(place) => (place, Some(reason)),
+                    None => continue,
+                }
+            }
+        };
+        let mut builder = builder.clone();
+        // One request is answered, and another would be answered the same.
+        builder.keep_alive(turned_away.is_none());
+        let arrival = Arrival {
+            peer: Peer(peer),
+            seat: Seat(Arc::new(place)),
+            turned_away,
+            hangup: Hangup::default(),
+        };
+        tokio::spawn(converse(
+            builder,
+            connection,
+            arrival,
+            router.clone(),
+            shutdown.clone(),
+        ));
     }
 }
 
 async fn converse(
     builder: http1::Builder,
     connection: TcpStream,
-    peer: SocketAddr,
+    arrival: Arrival,
     router: Router,
     shutdown: CancellationToken,
 ) {
+    let peer = arrival.peer.0;
     if let Err(error) = connection.set_nodelay(true) {
         tracing::debug!(%peer, %error, "connection gone before its first request");
         return;
     }
-    let hangup = Hangup::default();
-    let service = TowerToHyperService::new(WithPeer {
-        router,
-        peer,
-        hangup: hangup.clone(),
-    });
+    let hangup = arrival.hangup.clone();
+    let service = TowerToHyperService::new(Arriving { router, arrival });
     let conversation = builder
         .serve_connection(TokioIo::new(connection), service)
         .with_upgrades();
@@ -121,6 +150,15 @@ async fn converse(
     }
 }
 
+/// What is known of a connection before its first request.
+#[derive(Clone)]
+struct Arrival {
+    peer: Peer,
+    seat: Seat,
+    turned_away: Option<TurnedAway>,
+    hangup: Hangup,
+}
+
 /// The address a request came from, as an extension of the request.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
@@ -129,14 +167,17 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug, Clone, Default)]
 pub struct Hangup(pub Arc<Notify>);
 
+/// The place of the connection a request came on, as an extension of the request: whatever outlives HTTP holds it.
 #[derive(Clone)]
-struct WithPeer {
+pub struct Seat(pub Arc<Place>);
+
+#[derive(Clone)]
+struct Arriving {
     router: Router,
-    peer: SocketAddr,
-    hangup: Hangup,
+    arrival: Arrival,
 }
 
-impl Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
+impl Service<hyper::Request<hyper::body::Incoming>> for Arriving {
     type Response = axum::response::Response;
     type Error = std::convert::Infallible;
     type Future = <Router as Service<hyper::Request<Body>>>::Future;
@@ -150,9 +191,42 @@ impl Service<hyper::Request<hyper::body::Incoming>> for WithPeer {
 
     fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(Peer(self.peer));
-        request.extensions_mut().insert(self.hangup.clone());
+        let extensions = request.extensions_mut();
+        extensions.insert(self.arrival.peer);
+        extensions.insert(self.arrival.seat.clone());
+        extensions.insert(self.arrival.hangup.clone());
+        if let Some(turned_away) = self.arrival.turned_away {
+            extensions.insert(turned_away);
+        }
         self.router.call(request)
+    }
+}
+
+/// Says that connections are turned away, once in a while and not once each.
+#[derive(Default)]
+struct Complaint {
+    last: Option<Instant>,
+    since_then: u64,
+}
+
+impl Complaint {
+    fn of(&mut self, reason: TurnedAway, peer: SocketAddr, most: usize) {
+        metrics::connection_turned_away(reason.cause());
+        self.since_then += 1;
+        if self.last.is_some_and(|last| last.elapsed() < COMPLAINT_PAUSE) {
+            return;
+        }
+        tracing::warn!(
+            code = "ConnectionTurnedAway",
+            cause = reason.sentence(),
+            remedy = reason.remedy(),
+            %peer,
+            most,
+            connections = self.since_then,
+            "connections are turned away"
+        );
+        self.last = Some(Instant::now());
+        self.since_then = 0;
     }
 }
 

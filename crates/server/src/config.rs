@@ -6,6 +6,7 @@ use std::time::Duration;
 use walcast_changes::{DeleteVisibility, Digits, Visibility, WindowLimits};
 use walcast_replication::Slot;
 
+use crate::admission::AdmissionConfig;
 use crate::api::admin::AdminAccess;
 use crate::database_url::database_url;
 use crate::options::Options;
@@ -105,6 +106,8 @@ pub struct Config {
     pub join: JoinConfig,
     /// Other nodes.
     pub cluster: walcast_cluster::Config,
+    /// Which connections are let in.
+    pub admission: AdmissionConfig,
     /// Shutdown.
     pub drain: DrainConfig,
     /// Filter directives for the log.
@@ -330,6 +333,7 @@ impl Config {
                 )?,
             },
             cluster: options.nodes.judge()?,
+            admission: options.admission.judge()?,
             drain: DrainConfig {
                 spread: duration(
                     "WALCAST_DRAIN_SPREAD_MS",

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use walcast_protocol::Version;
 
-use crate::accept::Peer;
+use crate::accept::{Peer, Seat};
 use crate::channel::Credentials;
 use crate::connection::Connection;
 use crate::http::plain_error;
@@ -126,10 +126,12 @@ pub async fn connect(OfHost(tenant): OfHost, mut request: Request) -> Response {
         headers: policy_headers(request.headers(), |name| name.starts_with("x-")),
     };
     let upgrade = hyper::upgrade::on(&mut request);
-    tenant
-        .sockets
-        .tasks()
-        .spawn(run(Arc::clone(&tenant), upgrade, handshake));
+    let seat = request.extensions().get::<Seat>().cloned();
+    let socket = run(Arc::clone(&tenant), upgrade, handshake);
+    tenant.sockets.tasks().spawn(async move {
+        socket.await;
+        drop(seat);
+    });
     let headers = [
         (header::CONNECTION, HeaderValue::from_static("Upgrade")),
         (header::UPGRADE, HeaderValue::from_static("websocket")),

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 
 use crate::serve::Server;
+use crate::turned_away::turn_away;
 use crate::{api, connect, scrape, sse};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -29,6 +30,10 @@ pub fn router(server: Arc<Server>) -> Router {
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))
+        .layer(middleware::from_fn_with_state(
+            Arc::clone(&server.admission),
+            turn_away,
+        ))
         .layer(middleware::from_fn(complete))
         .with_state(server)
 }

@@ -13,6 +13,7 @@
 //! It is a library so that tests run the real server in their own process: [`serve::run`].
 
 pub mod accept;
+pub mod admission;
 pub mod api;
 pub mod attend;
 pub mod authorize;
@@ -64,4 +65,5 @@ pub mod subscribe;
 pub mod tenant;
 pub mod tenants;
 pub mod token;
+pub mod turned_away;
 pub mod wire;

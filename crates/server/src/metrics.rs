@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use tokio::runtime::Handle;
 use walcast_cluster::Bus;
 
 /// Why figures cannot be collected.
@@ -92,6 +93,16 @@ impl Default for Metrics {
     }
 }
 
+/// Takes over what the process has open.
+pub fn observe_process(connections: usize) {
+    // Far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    {
+        gauge!("walcast_connections").set(connections as f64);
+        gauge!("walcast_tasks").set(Handle::current().metrics().num_alive_tasks() as f64);
+    }
+}
+
 /// Counts a refused join under its code.
 pub fn join_refused(code: &'static str) {
     counter!("walcast_joins_total", "code" => code).increment(1);
@@ -100,6 +111,11 @@ pub fn join_refused(code: &'static str) {
 /// Counts a refused connect under its code.
 pub fn connect_refused(code: &'static str) {
     counter!("walcast_connects_refused_total", "code" => code).increment(1);
+}
+
+/// Counts a connection, or a request through a proxy, for which there was no place; `cause` is one of a fixed set.
+pub fn connection_turned_away(cause: &'static str) {
+    counter!("walcast_connections_turned_away_total", "cause" => cause).increment(1);
 }
 
 /// Counts a frame that was dropped (`protocol.md 8.7`).
@@ -245,6 +261,15 @@ fn describe() {
         "Joins answered, by code; ok for those that succeeded"
     );
     describe_counter!("walcast_connects_refused_total", "Connects refused, by code");
+    describe_gauge!(
+        "walcast_connections",
+        "Open connections, those of sockets included"
+    );
+    describe_gauge!("walcast_tasks", "Tasks of the asynchronous runtime");
+    describe_counter!(
+        "walcast_connections_turned_away_total",
+        "Connections, and requests through trusted proxies, for which there was no place, by cause"
+    );
     describe_counter!("walcast_frames_received_total", "WebSocket messages read");
     describe_counter!("walcast_socket_received_bytes_total", "Bytes read from sockets");
     describe_counter!("walcast_frames_sent_total", "WebSocket messages written");

@@ -5,6 +5,7 @@
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::admission::AdmissionOptions;
 use crate::limits::LimitOptions;
 use crate::nodes::NodeOptions;
 
@@ -262,6 +263,10 @@ pub struct Options {
     /// Quotas.
     #[command(flatten)]
     pub limits: LimitOptions,
+
+    /// Connections.
+    #[command(flatten)]
+    pub admission: AdmissionOptions,
 
     /// Other nodes.
     #[command(flatten)]

@@ -17,6 +17,7 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
         tracing::warn!(cause = %refusal, "metrics refused; tokens for them are signed with METRICS_JWT_SECRET");
         return refusal.into_response();
     }
+    metrics::observe_process(server.admission.open());
     if let Some(changes) = server.tenants.one().changes() {
         metrics::observe_replication(&changes.replication_stats());
         if let Some(figures) = changes.sharing_figures() {

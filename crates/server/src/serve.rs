@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use walcast_changes::Status;
 use walcast_cluster::{Cluster, ConnectError};
 
+use crate::admission::Admission;
 use crate::config::Config;
 use crate::database_side::DatabaseSide;
 pub use crate::database_side::UnusableUrl;
@@ -20,7 +21,7 @@ use crate::rate;
 use crate::shutdown::{drain, within};
 use crate::tenant::{Ground, Tenant};
 use crate::tenants::Tenants;
-use crate::{accept, nodes};
+use crate::{accept, nodes, open_files};
 
 /// Pause between two times the metrics recorder tidies up.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ pub enum ServeError {
 pub struct Server {
     /// The settings.
     pub config: Arc<Config>,
+    /// The open connections.
+    pub admission: Arc<Admission>,
     /// The other nodes, if there are any.
     pub cluster: Arc<Cluster>,
     /// Whom it serves.
@@ -123,6 +126,7 @@ pub async fn run_with(
     };
     let tenant = Arc::new(Tenant::new(ground, config.tenant.clone()));
     let server = Arc::new(Server {
+        admission: Arc::new(Admission::new(&config.admission, open_files::limit())),
         config,
         cluster,
         tenants: Tenants::of_one(Arc::clone(&tenant)),
@@ -140,6 +144,8 @@ pub async fn run_with(
     let mut accept = std::pin::pin!(accept::serve(
         listener,
         http::router(Arc::clone(&server)).merge(extras.pages),
+        Arc::clone(&server.admission),
+        server.config.admission.header_timeout,
         shutdown
     ));
     if let Some(ready) = extras.ready {

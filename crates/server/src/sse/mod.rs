@@ -22,7 +22,7 @@ use axum::routing::get;
 use tokio::sync::oneshot;
 use walcast_protocol::Version;
 
-use crate::accept::Hangup;
+use crate::accept::{Hangup, Seat};
 use crate::authorize::{AuthorizeError, request_token};
 use crate::channel::Credentials;
 use crate::connection::Connection;
@@ -102,7 +102,11 @@ async fn begin(tenant: &Arc<Tenant>, request: &Parts) -> Result<Response, Refusa
     };
     let connection = Connection::Events(Box::new(stream));
     let socket = socket::run_stream(Arc::clone(tenant), connection, handshake, start);
-    tenant.sockets.tasks().spawn(socket);
+    let seat = request.extensions.get::<Seat>().cloned();
+    tenant.sockets.tasks().spawn(async move {
+        socket.await;
+        drop(seat);
+    });
     match answered.await {
         Ok(Ok(())) => {}
         Ok(Err(refused)) => return Err(Refusal::Join(refused)),

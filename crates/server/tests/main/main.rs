@@ -11,6 +11,7 @@
     reason = "clippy sees tests, not what they call"
 )]
 
+mod admission;
 mod api;
 mod api_bodies;
 mod api_private;
