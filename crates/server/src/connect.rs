@@ -18,7 +18,9 @@ use crate::channel::Credentials;
 use crate::connection::Connection;
 use crate::http::plain_error;
 use crate::metrics;
+use crate::openapi::Failed;
 use crate::policy_headers::policy_headers;
+use crate::rate;
 use crate::socket::{self, Handshake};
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
@@ -94,7 +96,22 @@ impl Refusal {
     }
 }
 
-/// The handler of both socket paths.
+/// Opens a WebSocket, on which the realtime protocol is spoken.
+#[utoipa::path(
+    get,
+    path = "/socket/websocket",
+    tag = "sockets",
+    params(ConnectParams),
+    security(("query" = []), ("x-api-key" = [])),
+    responses(
+        (status = 101, description = "The connection is a WebSocket from now on"),
+        (status = 400, description = "The request is no upgrade to a WebSocket; says why", body = String, content_type = "text/plain"),
+        (status = 401, description = "There is no token, or none that counts", body = Failed),
+        (status = 403, description = "`vsn` is neither 1.0.x nor 2.0.x; no body"),
+        (status = 429, description = "TENANT_MAX_CONCURRENT_USERS or TENANT_MAX_JOINS_PER_SECOND is reached", body = Failed),
+        (status = 500, description = "A claim of the token is not what it should be; or, as HTML, its parts are not JSON", body = Failed),
+    ),
+)]
 pub async fn connect(OfHost(tenant): OfHost, mut request: Request) -> Response {
     if request.method() != Method::GET {
         return StatusCode::BAD_REQUEST.into_response();
@@ -163,6 +180,18 @@ async fn run(tenant: Arc<Tenant>, upgrade: OnUpgrade, request: Handshake) {
     }
 }
 
+/// What the query of a connect may say.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the shape alone is of use")]
+struct ConnectParams {
+    /// The serializer: `1.0.x` or `2.0.x`.
+    #[param(default = "1.0.0", example = "2.0.0")]
+    vsn: Option<String>,
+    /// The token, where there is no `x-api-key`.
+    apikey: Option<String>,
+}
+
 /// Checks 1 to 7; 2 and 3 (the tenant) cannot fail with one tenant.
 fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), Refusal> {
     let query = request.uri().query().unwrap_or_default();
@@ -206,7 +235,10 @@ async fn refuse(tenant: &Tenant, refusal: &Refusal, headers: &HeaderMap) -> Resp
         Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers | Refusal::TooManyJoins => {
             tokio::time::sleep(tenant.config.connect_error_backoff).await;
             let kind = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
-            (refusal.status(), kind, Json(json!({"error": refusal.message()}))).into_response()
+            let body = Json(json!({"error": refusal.message()}));
+            let mut response = (refusal.status(), kind, body).into_response();
+            rate::retry_after(&mut response);
+            response
         }
     }
 }

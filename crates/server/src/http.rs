@@ -8,25 +8,21 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, get};
+use axum::routing::any;
+use tower_http::compression::CompressionLayer;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::serve::Server;
 use crate::turned_away::turn_away;
-use crate::{api, connect, scrape, sse};
+use crate::{api, connect, openapi, scrape, sse, still};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
 
 /// Every route (`protocol.md 1.1`, `10`).
 pub fn router(server: Arc<Server>) -> Router {
-    Router::new()
-        .route("/socket/websocket", any(connect::connect))
-        .route("/realtime/v1/websocket", any(connect::connect))
-        .route("/healthcheck", get(|| async { "ok" }))
-        .route("/readyz", get(readiness))
-        .route("/metrics", get(scrape::metrics))
-        .merge(api::routes())
-        .merge(sse::routes())
+    Router::from(described())
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))
@@ -34,8 +30,40 @@ pub fn router(server: Arc<Server>) -> Router {
             Arc::clone(&server.admission),
             turn_away,
         ))
+        // Neither streams of events nor what is too short to gain by it.
+        .layer(CompressionLayer::new())
         .layer(middleware::from_fn(complete))
         .with_state(server)
+}
+
+/// The routes with their descriptions.
+pub(crate) fn described() -> OpenApiRouter<Arc<Server>> {
+    let mut router = OpenApiRouter::with_openapi(openapi::frame());
+    for path in ["/socket/websocket", "/realtime/v1/websocket"] {
+        let (schemas, paths, _) = openapi::at(path, routes!(connect::connect));
+        // Other methods have an answer of their own there (`protocol.md 1.4`).
+        router = router.routes((schemas, paths, any(connect::connect)));
+    }
+    router
+        .routes(routes!(healthcheck))
+        .routes(routes!(readiness))
+        .routes(routes!(scrape::metrics))
+        .routes(routes!(openapi::openapi))
+        .routes(routes!(still::robots))
+        .routes(routes!(still::favicon))
+        .merge(api::routes())
+        .merge(sse::routes())
+}
+
+/// Whether the process answers; says nothing of the database.
+#[utoipa::path(
+    get,
+    path = "/healthcheck",
+    tag = "operations",
+    responses((status = 200, description = "It does", body = String, content_type = "text/plain", example = "ok")),
+)]
+async fn healthcheck() -> &'static str {
+    "ok"
 }
 
 /// Where the server is in its life.
@@ -51,6 +79,26 @@ pub enum Readiness {
     Draining,
 }
 
+/// Whether new sockets are well placed here.
+#[utoipa::path(
+    get,
+    path = "/readyz",
+    tag = "operations",
+    responses(
+        (
+            status = 200,
+            description = "`ready`; or `degraded`, when the change stream or the other nodes were lost: sockets, and all that needs neither, work",
+            body = String,
+            content_type = "text/plain",
+        ),
+        (
+            status = 503,
+            description = "`starting`: the change stream has not run yet; or `draining`: the server shuts down",
+            body = String,
+            content_type = "text/plain",
+        ),
+    ),
+)]
 async fn readiness(State(server): State<Arc<Server>>) -> impl IntoResponse {
     match server.readiness() {
         Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),

@@ -8,11 +8,22 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::http::{StatusCode, header};
+use axum::response::Response;
+
 /// Length of a bucket. Whoever owns the rates calls [`Rate::tick`] this often.
 pub const BUCKET: Duration = Duration::from_secs(5);
 const BUCKETS: usize = 12;
 /// After this many empty buckets a new count begins.
 const IDLE_BUCKETS: usize = 60;
+
+/// Tells who asked too much when it is worth while to ask again: not before it is judged anew.
+pub(crate) fn retry_after(response: &mut Response) {
+    if response.status() == StatusCode::TOO_MANY_REQUESTS {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, BUCKET.as_secs().into());
+    }
+}
 
 /// Something that is counted, and perhaps limited.
 #[derive(Default)]

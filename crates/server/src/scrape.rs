@@ -9,7 +9,17 @@ use axum::response::{IntoResponse, Response};
 use crate::metrics;
 use crate::serve::Server;
 
-/// The handler.
+/// The figures, in the text format of Prometheus.
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "operations",
+    security((), ("metrics" = [])),
+    responses(
+        (status = 200, description = "Every figure; docs/metrics.md explains them", body = String, content_type = "text/plain"),
+        (status = 403, description = "METRICS_JWT_SECRET is set, and the token is not signed with it, has ended or is blocked"),
+    ),
+)]
 pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
     if let Some(access) = &server.config.metrics_access
         && let Err(refusal) = access.admit(&headers)

@@ -15,6 +15,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::json;
 use serde_json::value::RawValue;
 use tokio::task::consume_budget;
+use utoipa::ToSchema;
 use walcast_broadcast::{Message, PayloadCost, Room, payload_cost};
 use walcast_cluster::PublishError;
 use walcast_messages::RightsError;
@@ -26,6 +27,7 @@ use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
 use crate::crossing::CastError;
 use crate::metrics;
+use crate::openapi::{Told, Wrong};
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
 
@@ -35,7 +37,26 @@ const MAX_JUDGED: usize = 10_000;
 /// So many private topics of one batch are checked at once.
 const CHECKS_AT_ONCE: usize = 64;
 
-/// The handler.
+/// Broadcasts many messages: the public ones in order, then the private ones by topic.
+///
+/// Nothing is sent if one of them is invalid. Those to private topics the sender may not write to are left out, and the
+/// answer does not say so.
+#[utoipa::path(
+    post,
+    path = "/api/broadcast",
+    operation_id = "broadcast_batch",
+    tag = "broadcast",
+    request_body = Batch,
+    security(("bearer" = []), ("apikey" = [])),
+    responses(
+        (status = 202, description = "Accepted; no body"),
+        (status = 401, description = "There is no token, or none that counts", body = Told),
+        (status = 403, description = "The token is bound to topics, and does not grant `write` on one of these", body = Told),
+        (status = 422, description = "Some of the messages are not what they should be", body = Wrong),
+        (status = 429, description = "More requests, or more messages, a second than are allowed", body = Told),
+        (status = 500, description = "Members on this node have it, and those on others may not", body = Told),
+    ),
+)]
 pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
@@ -146,9 +167,11 @@ fn messages(body: &str, limit_bytes: usize) -> Result<Vec<Outgoing<'_>>, Refusal
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 struct Batch<'a> {
+    /// At least one.
     #[serde(borrow, default, deserialize_with = "super::present")]
+    #[schema(value_type = Vec<Fields>, required = true, min_items = 1)]
     messages: Option<&'a RawValue>,
 }
 
@@ -212,17 +235,28 @@ impl<'de> Visitor<'de> for Judge {
 }
 
 /// A message as it came; `null` is as good as nothing.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = Message)]
 struct Fields<'a> {
+    /// Without `realtime:`.
     #[serde(borrow, default)]
+    #[schema(value_type = String, required = true, min_length = 1, pattern = "\\S", example = "room-1")]
     topic: Option<&'a RawValue>,
+    /// What receivers listen for.
     #[serde(borrow, default)]
+    #[schema(value_type = String, required = true, min_length = 1, pattern = "\\S", example = "greeting")]
     event: Option<&'a RawValue>,
+    /// An object; up to WALCAST_MAX_PAYLOAD_KB.
     #[serde(borrow, default)]
+    #[schema(value_type = Object, required = true, example = json!({"text": "hello"}))]
     payload: Option<&'a RawValue>,
+    /// Whether the topic is private.
     #[serde(borrow, default)]
+    #[schema(value_type = Option<bool>, default = false)]
     private: Option<&'a RawValue>,
+    /// What receivers get as `meta.id`.
     #[serde(borrow, default)]
+    #[schema(value_type = Option<String>)]
     id: Option<&'a RawValue>,
 }
 

@@ -4,18 +4,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use walcast_changes::Status;
 
 use super::admin::Admin;
 use super::{JSON, require_json};
+use crate::openapi::Told;
 use crate::serve::Server;
 use crate::tenant::Tenant;
 
@@ -23,11 +26,26 @@ use crate::tenant::Tenant;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The route of this module. Not at a gateway's address: gateways keep what administers to themselves.
-pub(super) fn routes() -> Router<Arc<Server>> {
-    let endpoint = get(health).route_layer(middleware::from_fn(require_json));
-    Router::new().route("/api/tenants/{name}/health", endpoint)
+pub(super) fn routes() -> OpenApiRouter<Arc<Server>> {
+    let (schemas, paths, endpoint) = routes!(health);
+    let endpoint = endpoint.route_layer(middleware::from_fn(require_json));
+    OpenApiRouter::new().routes((schemas, paths, endpoint))
 }
 
+/// How the database behind a tenant is.
+#[utoipa::path(
+    get,
+    path = "/api/tenants/{name}/health",
+    operation_id = "tenant_health",
+    tag = "tenants",
+    params(("name" = String, Path, description = "The tenant's name")),
+    security(("admin" = [])),
+    responses(
+        (status = 200, description = "How it is, well or not", body = HealthAnswer),
+        (status = 403, description = "The token is not signed with API_JWT_SECRET, has ended or is blocked; no body"),
+        (status = 404, description = "There is no such tenant", body = Told),
+    ),
+)]
 async fn health(_: Admin, State(server): State<Arc<Server>>, Path(name): Path<String>) -> Response {
     let told = |status: StatusCode, body: Value| (status, [(header::CONTENT_TYPE, JSON)], Json(body));
     if name != server.config.tenant_name {
@@ -37,8 +55,15 @@ async fn health(_: Admin, State(server): State<Arc<Server>>, Path(name): Path<St
     told(StatusCode::OK, json!({"data": health})).into_response()
 }
 
+/// The answer.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "the shape alone is of use")]
+struct HealthAnswer {
+    data: Health,
+}
+
 /// How a tenant is, as the reference shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Health {
     /// Whether clients lack anything that the database should give them.
     pub healthy: bool,

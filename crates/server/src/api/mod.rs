@@ -3,7 +3,7 @@
 //! administers is in [`admin`] and [`health`].
 //!
 //! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
-//! also answer where a Supabase gateway would have them, and there they answer a browser's preflight as it would.
+//! also answer where a Supabase gateway would have them, and answer a browser's preflight as it would.
 
 pub mod admin;
 mod batch;
@@ -17,22 +17,23 @@ mod upload;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{MethodRouter, get, post};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use walcast_messages::{Asked, RightsError};
 
 use crate::authorize::authorize;
-use crate::cors;
 use crate::http::plain_error;
+use crate::openapi::{self, Told};
 use crate::policy_headers::policy_headers;
 use crate::private::write_rights;
+use crate::rate::BUCKET;
 use crate::serve::Server;
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
@@ -51,26 +52,33 @@ const RATE_AVERAGE: HeaderName = HeaderName::from_static("x-rate-rolling");
 const RATE_LIMIT: HeaderName = HeaderName::from_static("x-rate-limit");
 const RATE_REMAINING: HeaderName = HeaderName::from_static("x-rate-limit-remaining");
 
+/// The same by the names that programs know which wait until they may ask again.
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
 /// The routes of this module.
-pub fn routes() -> Router<Arc<Server>> {
-    const GATEWAY: &str = "/realtime/v1";
+pub fn routes() -> OpenApiRouter<Arc<Server>> {
     let mut router = health::routes();
-    for (path, endpoint) in [
-        ("/api/ping", get(ping)),
-        ("/api/broadcast", post(batch::broadcast)),
-        ("/api/broadcast/{topic}/events/{event}", post(single::broadcast)),
-        ("/api/tokens", post(tokens::make)),
+    for (schemas, paths, endpoint) in [
+        routes!(ping),
+        routes!(batch::broadcast),
+        routes!(single::broadcast),
+        routes!(tokens::make),
     ] {
-        let endpoint: MethodRouter<Arc<Server>> = endpoint.route_layer(middleware::from_fn(require_json));
-        let endpoint = cors::allow_every_origin(endpoint);
-        let at_gateway = cors::with_preflight(endpoint.clone());
-        router = router
-            .route(path, endpoint)
-            .route(&format!("{GATEWAY}{path}"), at_gateway);
+        let endpoint = endpoint.route_layer(middleware::from_fn(require_json));
+        router = router.merge(openapi::for_pages((schemas, paths, endpoint)));
     }
     router
 }
 
+/// Whether the API answers; counts as a request.
+#[utoipa::path(
+    get,
+    path = "/api/ping",
+    tag = "operations",
+    responses((status = 200, description = "It does", body = Told, example = json!({"message": "Success"}))),
+)]
 async fn ping(OfHost(tenant): OfHost, headers: HeaderMap) -> Response {
     let success = ([(header::CONTENT_TYPE, JSON)], r#"{"message":"Success"}"#);
     rated(&tenant, &headers, std::future::ready(Ok(success))).await
@@ -121,7 +129,11 @@ async fn rated(
     headers.insert(RATE_AVERAGE, average.into());
     if let Some(limit) = rate.limit() {
         headers.insert(RATE_LIMIT, limit.into());
-        headers.insert(RATE_REMAINING, limit.saturating_sub(average).into());
+        let remaining = limit.saturating_sub(average);
+        headers.insert(RATE_REMAINING, remaining.into());
+        headers.insert(LIMIT, limit.into());
+        headers.insert(REMAINING, remaining.into());
+        headers.insert(RESET, BUCKET.as_secs().into());
     }
     response
 }

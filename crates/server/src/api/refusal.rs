@@ -11,6 +11,7 @@ use walcast_protocol::ErrorCode;
 use crate::authorize::AuthorizeError;
 use crate::http::plain_error;
 use crate::metrics;
+use crate::rate;
 
 /// Why a request comes to nothing.
 #[derive(Debug, thiserror::Error)]
@@ -156,6 +157,7 @@ impl Refusal {
             }
         };
         response.headers_mut().insert(header::CONTENT_TYPE, super::JSON);
+        rate::retry_after(&mut response);
         response
     }
 }

@@ -22,6 +22,7 @@ use super::upload::Upload;
 use super::{BLANK, INVALID, OVERSIZED, Sender, finish, is_blank, json_text, rated};
 use crate::crossing::CastError;
 use crate::http::plain_error;
+use crate::openapi::{Failed, Told, WrongOrTold};
 use crate::persist::store;
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
@@ -32,7 +33,37 @@ const BYTES_OVERHEAD: usize = 6;
 /// What has a length of one byte in a binary frame (`protocol.md 2.3`).
 const LONGEST_FRAMED_BYTES: usize = 255;
 
-/// The handler.
+/// Broadcasts one message.
+///
+/// Without a content-type the body is not looked at, and the payload is `{}`.
+#[utoipa::path(
+    post,
+    path = "/api/broadcast/{topic}/events/{event}",
+    operation_id = "broadcast",
+    tag = "broadcast",
+    params(
+        ("topic" = String, Path, description = "Without `realtime:`", min_length = 1),
+        ("event" = String, Path, description = "What receivers listen for", min_length = 1),
+        ("private" = Option<bool>, Query, description = "Whether the topic is private; `private` in a JSON body counts before it"),
+        ("persist" = Option<bool>, Query, description = "Store it in `realtime.messages`; private topics only"),
+        ("persist[ttl]" = Option<u32>, Query, description = "Store it, for so many seconds at most"),
+    ),
+    request_body(
+        content((Object = "application/json"), (Vec<u8> = "application/octet-stream")),
+        description = "The payload: an object as JSON (another value is put under `_json`), or bytes",
+    ),
+    security(("bearer" = []), ("apikey" = [])),
+    responses(
+        (status = 202, description = "Accepted; no body"),
+        (status = 401, description = "There is no token, or none that counts", body = Told),
+        (status = 403, description = "The sender may not write to the private topic, or the token is bound to others", body = Told),
+        (status = 415, description = "The body is neither JSON nor bytes", body = Failed),
+        (status = 422, description = "A part of it is not what it should be; or the policies cannot be asked, which a `message` says", body = WrongOrTold),
+        (status = 429, description = "More requests, or more messages, a second than are allowed; or the database has no connection left", body = Told),
+        (status = 500, description = "Members on this node have it, and those on others may not", body = Told),
+        (status = 503, description = "It was to be stored, and the database cannot be asked", body = Told),
+    ),
+)]
 pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);

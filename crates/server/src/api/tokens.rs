@@ -8,14 +8,16 @@ use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::refusal::Refusal;
 use super::upload::Upload;
 use super::{BLANK, finish, is_blank, json_text, rated};
 use crate::authorize::authorize;
 use crate::mint::sign;
+use crate::openapi::{Told, Wrong};
 use crate::settings::MintConfig;
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
@@ -39,7 +41,26 @@ const OWN_CLAIMS: [&str; 4] = ["role", "exp", "iat", CLAIM];
 /// A role that is never given away, whoever may ask.
 const SERVICE_ROLE: &str = "service_role";
 
-/// The handler.
+/// Makes a token that opens some topics and no other, for a page without a user account.
+///
+/// For the application's server, which asks with its service key.
+#[utoipa::path(
+    post,
+    path = "/api/tokens",
+    operation_id = "make_token",
+    tag = "tokens",
+    request_body = Wanted,
+    security(("bearer" = []), ("apikey" = [])),
+    responses(
+        (status = 200, description = "The token", body = Made),
+        (status = 401, description = "There is no token, or none that counts", body = Told),
+        (status = 403, description = "The token's role is not WALCAST_TOKEN_MINTER_ROLE", body = Told),
+        (status = 422, description = "The token asked for cannot be made", body = Wrong),
+        (status = 429, description = "More requests a second than are allowed", body = Told),
+        (status = 500, description = "The token could not be signed", body = Told),
+        (status = 501, description = "The project has no secret to sign with", body = Told),
+    ),
+)]
 pub(super) async fn make(OfHost(tenant): OfHost, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
@@ -105,20 +126,42 @@ async fn answer(
         (header::CONTENT_TYPE, super::JSON),
         (header::PRAGMA, HeaderValue::from_static("no-cache")),
     ];
-    Ok((kind, Json(json!({"token": token, "expires_at": expires_at_s}))))
+    Ok((
+        kind,
+        Json(Made {
+            token,
+            expires_at: expires_at_s,
+        }),
+    ))
+}
+
+/// The answer.
+#[derive(Serialize, ToSchema)]
+struct Made {
+    /// A JWT.
+    token: String,
+    /// Seconds since the Unix epoch.
+    expires_at: i64,
 }
 
 /// The body of a request. What is not known is refused: it may be meant to limit the token.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Wanted {
+    /// What the token opens.
     #[serde(default)]
+    #[schema(required = true, min_items = 1, max_items = 100)]
     topics: Vec<TopicGrant>,
     /// Seconds; an hour, or the longest there may be, if it is not said.
+    #[schema(minimum = 1)]
     expires_in: Option<i64>,
+    /// The database role under which its bearer listens.
     #[serde(default = "anon")]
+    #[schema(min_length = 1, max_length = 63, default = "anon")]
     role: String,
+    /// More claims, for policies to read.
     #[serde(default)]
+    #[schema(value_type = Object)]
     claims: Map<String, Value>,
 }
 

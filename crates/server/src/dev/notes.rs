@@ -62,6 +62,10 @@ impl From<sqlx::Error> for Refused {
     }
 }
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "of the page alone, and not for programs"
+)]
 pub(super) fn routes(pool: PgPool, verifier: Verifier) -> Router {
     Router::new()
         .route("/dev/notes", get(list).post(insert))

@@ -15,6 +15,10 @@ const INDEX: &str = include_str!("../../../../web/dev/index.html");
 const STYLE: &str = include_str!("../../../../web/dev/style.css");
 const SCRIPT: &str = include_str!("../../../../web/dev/app.js");
 
+#[expect(
+    clippy::disallowed_methods,
+    reason = "of the page alone, and not for programs"
+)]
 pub(super) fn routes(greeting: &Greeting, modules: &Path) -> Router {
     let settings = json!({
         "url": greeting.url,

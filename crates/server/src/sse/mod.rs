@@ -13,28 +13,28 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tokio::sync::oneshot;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use walcast_protocol::Version;
 
 use crate::accept::{Hangup, Seat};
 use crate::authorize::{AuthorizeError, request_token};
 use crate::channel::Credentials;
 use crate::connection::Connection;
-use crate::cors;
+use crate::openapi;
 use crate::policy_headers::policy_headers;
 use crate::serve::Server;
 use crate::socket::{self, Handshake, Start};
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
 pub(crate) use opening::{Opening, start_of};
-use refusal::Refusal;
-use request::StreamRequest;
+use refusal::{Refusal, StreamRefused};
+use request::{StreamParams, StreamRequest};
 pub use stream::EventStream;
 
 /// Of nginx, which would keep events until it has enough of them.
@@ -44,15 +44,33 @@ const ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering")
 const LAST_EVENT_ID: &str = "last-event-id";
 
 /// The routes: at a gateway's address, and what its rules for sockets and for the API make of that.
-pub fn routes() -> Router<Arc<Server>> {
-    let endpoint = || cors::allow_every_origin(get(open));
-    Router::new()
-        .route("/realtime/v1/sse", cors::with_preflight(endpoint()))
-        .route("/realtime/v1/api/sse", cors::with_preflight(endpoint()))
-        .route("/socket/sse", endpoint())
-        .route("/api/sse", endpoint())
+pub fn routes() -> OpenApiRouter<Arc<Server>> {
+    let mut router = openapi::for_pages(routes!(open));
+    for path in ["/realtime/v1/sse", "/socket/sse"] {
+        router = router.routes(openapi::open_to_pages(openapi::at(path, routes!(open))));
+    }
+    router
 }
 
+/// Opens a stream of events: what a socket with the same joins would be told.
+///
+/// The answer begins when all joins have succeeded; a refusal is a status.
+#[utoipa::path(
+    get,
+    path = "/api/sse",
+    operation_id = "stream",
+    tag = "sockets",
+    params(StreamParams),
+    security(("bearer" = []), ("apikey" = []), ("query" = [])),
+    responses(
+        (status = 200, description = "The stream; it lasts", body = String, content_type = "text/event-stream"),
+        (status = 401, description = "There is no token, or none that counts", body = StreamRefused),
+        (status = 403, description = "The policies, or the token, do not let its bearer in", body = StreamRefused),
+        (status = 422, description = "The query means nothing, or what it asks for cannot be subscribed to", body = StreamRefused),
+        (status = 429, description = "A limit is reached", body = StreamRefused),
+        (status = 503, description = "The database cannot be asked now, or the server shuts down", body = StreamRefused),
+    ),
+)]
 async fn open(OfHost(tenant): OfHost, request: Request) -> Response {
     let (request, _) = request.into_parts();
     match begin(&tenant, &request).await {

@@ -3,12 +3,24 @@
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::authorize::AuthorizeError;
 use crate::join::Refused;
 use crate::metrics;
+use crate::rate;
 use crate::sse::request::QueryError;
+
+/// The body of a refusal.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StreamRefused {
+    /// Why, for programs; docs/errors.md explains each.
+    #[schema(example = "InvalidQuery")]
+    code: &'static str,
+    /// Why, for people.
+    message: String,
+}
 
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
@@ -68,8 +80,13 @@ impl Refusal {
         let code = self.code();
         metrics::api_refused(code);
         tracing::info!(code, cause = %self, "stream of events refused");
-        let body = json!({"code": code, "message": self.to_string()});
-        (self.status(), Json(body)).into_response()
+        let body = StreamRefused {
+            code,
+            message: self.to_string(),
+        };
+        let mut response = (self.status(), Json(body)).into_response();
+        rate::retry_after(&mut response);
+        response
     }
 }
 

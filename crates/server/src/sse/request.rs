@@ -39,6 +39,30 @@ pub struct StreamRequest {
     last_event_id: Option<Position>,
 }
 
+/// The parameters, as they are described to those who ask.
+#[derive(utoipa::IntoParams)]
+#[into_params(parameter_in = Query)]
+#[expect(dead_code, reason = "the shape alone is of use")]
+pub(super) struct StreamParams {
+    /// A name without `realtime:`; as often as wished, up to 100.
+    #[param(min_items = 1, max_items = 100)]
+    topic: Vec<String>,
+    /// Whether all topics are private.
+    private: Option<bool>,
+    /// Whether to tell who is present: first who is, then who comes and goes.
+    presence: Option<bool>,
+    /// An entry of a join as a JSON object, or a list of them; as often as wished.
+    #[param(example = json!([r#"{"event":"*","schema":"public","table":"orders"}"#]))]
+    postgres_changes: Option<Vec<String>>,
+    /// The token; it wins over the headers.
+    token: Option<String>,
+    /// The token, where nothing else names one; gateways want it.
+    apikey: Option<String>,
+    /// The id of the last event that was heard; what came after it is told first. The header `Last-Event-ID` wins.
+    #[param(example = "16/B374D848:3")]
+    last_event_id: Option<String>,
+}
+
 /// Why a query means nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {

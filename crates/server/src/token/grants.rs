@@ -12,7 +12,7 @@ use serde_json::Value;
 pub const CLAIM: &str = "walcast";
 
 /// What may be done with one topic, as claim and request write it; what is not said is not granted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct TopicGrant {
     /// The sub-topic, without `realtime:`; its public and its private room.
@@ -32,7 +32,7 @@ pub struct TopicGrant {
 }
 
 /// What may be done with presence.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PresenceGrant {
     /// To hear who is present.

@@ -145,38 +145,6 @@ async fn section_5_6_pages_of_every_origin_may_ask() {
 }
 
 #[tokio::test]
-async fn a_preflight_is_answered_where_a_gateway_would_answer_it() {
-    let server = Walcast::start(&[]).await;
-    let headers = [
-        ("origin", "http://x"),
-        ("access-control-request-method", "POST"),
-        (
-            "access-control-request-headers",
-            "authorization,apikey,x-client-info",
-        ),
-    ];
-    for target in [BATCH, SINGLE, "/api/ping"] {
-        let response = server.request("OPTIONS", target, &headers).await;
-        assert_eq!(told(&response), (404, "Not Found"));
-        assert_eq!(response.header("access-control-allow-origin"), None);
-        let response = server
-            .request("OPTIONS", &format!("/realtime/v1{target}"), &headers)
-            .await;
-        assert_eq!(told(&response), (204, ""));
-        for (name, value) in [
-            ("access-control-allow-origin", "*"),
-            ("access-control-allow-methods", "get, post"),
-            (
-                "access-control-allow-headers",
-                "authorization,apikey,x-client-info",
-            ),
-        ] {
-            assert_eq!(response.header(name), Some(value));
-        }
-    }
-}
-
-#[tokio::test]
 async fn the_api_is_at_the_path_of_a_gateway_too() {
     let server = Walcast::start(&[]).await;
     let token = bearer(&anon());
@@ -252,6 +220,10 @@ async fn section_5_6_responses_say_how_many_requests_there_are() {
                 ("x-rate-rolling", Some("0")),
                 ("x-rate-limit", limit),
                 ("x-rate-limit-remaining", limit),
+                ("ratelimit-limit", limit),
+                ("ratelimit-remaining", limit),
+                ("ratelimit-reset", limit.map(|_| "5")),
+                ("retry-after", None),
                 ("x-request-id", Some("abcdefghijklmnopqrstuvwxyz")),
                 ("cache-control", Some("max-age=0, private, must-revalidate")),
                 ("vary", Some("accept-encoding")),
@@ -276,6 +248,8 @@ async fn section_9_requests_above_the_limit_are_refused() {
     assert_eq!(told(&refused), (429, r#"{"message":"Too many requests"}"#));
     assert_eq!(refused.header("x-rate-limit"), Some("1"));
     assert_eq!(refused.header("x-rate-limit-remaining"), Some("0"));
+    assert_eq!(refused.header("ratelimit-remaining"), Some("0"));
+    assert_eq!(refused.header("retry-after"), Some("5"));
     assert_ne!(refused.header("x-rate-rolling"), Some("0"));
     for target in [BATCH, SINGLE] {
         // Before the token is looked at.

@@ -31,6 +31,7 @@ mod key_sets;
 mod limits;
 mod migrations;
 mod nodes;
+mod openapi;
 mod presence;
 mod presence_nodes;
 mod private;

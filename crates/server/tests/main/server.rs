@@ -143,7 +143,7 @@ pub(crate) async fn request_with_body(
     .unwrap();
     sent.unwrap();
     received.unwrap();
-    Response::parse(&String::from_utf8(answer).unwrap())
+    Response::parse(&String::from_utf8_lossy(&answer))
 }
 
 #[derive(Debug)]

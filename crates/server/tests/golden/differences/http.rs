@@ -65,6 +65,11 @@ pub(super) const HTTP: &[Difference] = &[
         ],
     ),
     deliberate(
+        &["http-misc"],
+        "A browser's preflight is answered, also where no gateway does it.",
+        &[Status(2, 204, "")],
+    ),
+    deliberate(
         &["http-ping"],
         "One tenant answers to any host.",
         &[Status(4, 200, r#"{"message":"Success"}"#)],

@@ -5,17 +5,19 @@ use super::{Difference, deliberate};
 
 const NOT_FOUND: &str = "Not Found";
 
+const ROBOTS: &str = "# Nothing here is for search engines.\nUser-agent: *\nDisallow: /\n";
+
 pub(super) const TOOLS: &[Difference] = &[
     deliberate(
         &["http-openapi"],
         "The recorded server's pages for people are no part of the protocol; `/` is free for Walcast's own.",
         &[
-            Status(3, 404, NOT_FOUND),
             Status(5, 404, NOT_FOUND),
             Status(9, 404, NOT_FOUND),
             Status(11, 404, NOT_FOUND),
             Status(12, 404, NOT_FOUND),
-            Status(14, 404, NOT_FOUND),
+            Status(14, 200, ROBOTS),
+            Header(14, "content-type", "text/plain"),
             Status(15, 404, NOT_FOUND),
         ],
     ),
