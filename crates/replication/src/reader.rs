@@ -209,7 +209,8 @@ impl<'a> Reader<'a> {
             },
             b'E' => Err(ended_by(session::answer("streaming", message))),
             b'N' | b'S' => Ok(()),
-            b'c' => Err(StreamError::Ended),
+            // A server that is shut down ends the command without having ended the copy.
+            b'c' | b'C' => Err(StreamError::Ended),
             tag => Err(session::unexpected(tag)),
         }
     }

@@ -5,19 +5,20 @@ use walcast_changes::{Options, Status};
 use walcast_replication::{Slot, StreamOptions};
 use walcast_testkit::Postgres;
 
-#[tokio::test]
-async fn what_is_committed_while_the_connection_is_broken_comes_once_and_nobody_is_alarmed() {
-    let database = Postgres::shared().await.database().await;
-    let options = Options {
+fn kept(name: String) -> Options {
+    Options {
         stream: StreamOptions {
-            slot: Slot::Permanent {
-                name: format!("kept_{}", database.name().replace('-', "_")),
-                resumes: false,
-            },
+            slot: Slot::Permanent { name, resumes: false },
             ..StreamOptions::default()
         },
         ..Options::default()
-    };
+    }
+}
+
+#[tokio::test]
+async fn what_is_committed_while_the_connection_is_broken_comes_once_and_nobody_is_alarmed() {
+    let database = Postgres::shared().await.database().await;
+    let options = kept(format!("kept_{}", database.name().replace('-', "_")));
     let scene = Scene::on(database, &table("t", "id int primary key"), options).await;
     let mut listener = scene.listen(service(), all("t")).await;
     for round in 0..3 {
@@ -52,4 +53,25 @@ async fn what_is_committed_while_the_connection_is_broken_comes_once_and_nobody_
              where database = current_database()",
         )
         .await;
+}
+
+#[tokio::test]
+async fn a_restart_of_postgres_costs_nothing_but_time() {
+    let postgres = Postgres::start(Postgres::options()).await;
+    let setup = table("t", "id int primary key");
+    let scene = Scene::on(postgres.database().await, &setup, kept("kept".to_owned())).await;
+    let mut listener = scene.listen(service(), all("t")).await;
+    for id in [1, 3] {
+        scene.run(&format!("insert into t values ({id})")).await;
+        if id == 1 {
+            postgres.stop().await;
+        } else {
+            postgres.kill().await;
+        }
+        postgres.restart().await;
+        scene.run(&format!("insert into t values ({})", id + 1)).await;
+        // A message that something may be missing would be among these.
+        assert_eq!(listener.id().await, id);
+        assert_eq!(listener.id().await, id + 1);
+    }
 }
