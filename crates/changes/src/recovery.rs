@@ -69,15 +69,20 @@ impl Recovery {
     /// Tells, and lets live changes pass. The subscriber must be listening already.
     pub(crate) async fn run(self) {
         if let Err(cause) = self.tell().await {
-            self.subscriber
-                .deliver_past_hold(notice::missed(&self.subscriber, &cause));
-            counter!("walcast_recoveries_incomplete_total").increment(1);
+            self.confess(&cause);
         }
         counter!("walcast_recoveries_total").increment(1);
         self.subscriber.release();
     }
 
-    /// Fails with the cause, when not everything that was missed can be told; what can be is.
+    /// Not everything that was missed can be told.
+    fn confess(&self, cause: &str) {
+        self.subscriber
+            .deliver_past_hold(notice::missed(&self.subscriber, cause));
+        counter!("walcast_recoveries_incomplete_total").increment(1);
+    }
+
+    /// Fails with the cause, when the kept changes cannot be told.
     async fn tell(&self) -> Result<(), String> {
         let window = &self.context.window;
         let is_wanted = |change: &Change| {
@@ -91,6 +96,10 @@ impl Recovery {
             .attachments
             .iter()
             .all(|(attachment, since)| window.reaches(attachment.oid, *since));
+        // Before what is kept: a client that loses its socket in between comes back with a place behind the gap.
+        if !reaches {
+            self.confess("the recent changes that are kept do not reach back to `since`");
+        }
         let superseded = self.superseded(&kept).await?;
         let missed: Vec<Missed> = kept
             .into_iter()
@@ -99,12 +108,7 @@ impl Recovery {
             .map(|(kept, is_superseded)| Missed { kept, is_superseded })
             .collect();
         counter!("walcast_changes_replayed_total").increment(missed.len() as u64);
-        self.replay(missed).await?;
-        if reaches {
-            Ok(())
-        } else {
-            Err("the recent changes that are kept do not reach back to `since`".to_owned())
-        }
+        self.replay(missed).await
     }
 
     async fn replay(&self, missed: Vec<Missed>) -> Result<(), String> {

@@ -103,14 +103,15 @@ async fn from_a_commit_timestamp_it_is_told_that_change_again() {
 async fn who_asks_for_more_than_is_kept_is_told_so() {
     let scene = Scene::new(&table("t", "id int primary key")).await;
     let (_first, _) = heard_one(&scene).await;
+    // Before it is told what is kept: a connection that breaks in between must not leave it with a later place alone.
     let mut by_time = scene
         .listen(service(), since("t", &json!("2020-01-01T00:00:00Z")))
         .await;
-    assert_eq!(missed_id(&mut by_time).await, 1);
     told_of_a_gap(&mut by_time).await;
+    assert_eq!(missed_id(&mut by_time).await, 1);
     let mut by_position = scene.listen(service(), since("t", &json!("0/1:0"))).await;
-    assert_eq!(missed_id(&mut by_position).await, 1);
     told_of_a_gap(&mut by_position).await;
+    assert_eq!(missed_id(&mut by_position).await, 1);
     scene.run("insert into t values (2)").await;
     assert_eq!(live_id(&mut by_time).await, 2);
     assert_eq!(live_id(&mut by_position).await, 2);
@@ -149,16 +150,13 @@ async fn memory_for_what_is_kept_is_bounded() {
         assert_eq!(first.id().await, id);
     }
     let mut back = scene.listen(service(), since("t", &heard["position"])).await;
+    told_of_a_gap(&mut back).await;
     let mut told = Vec::new();
-    loop {
-        let message = back.message().await;
-        if message[3] == "system" {
-            break;
-        }
-        told.push(message[4]["data"]["record"]["id"].as_i64().unwrap());
+    while told.last() != Some(&100) {
+        told.push(missed_id(&mut back).await);
     }
     assert!(told.len() > 5 && told.len() < 20, "{told:?}");
-    assert!(told.is_sorted() && told.last() == Some(&100), "{told:?}");
+    assert!(told.is_sorted(), "{told:?}");
 }
 
 #[tokio::test]
