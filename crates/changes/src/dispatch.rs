@@ -8,6 +8,7 @@ use crate::table::Item;
 use crate::visibility::VisibilityError;
 use metrics::{counter, gauge};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use walcast_replication::{Change, Event, Relation, StreamError};
@@ -59,7 +60,10 @@ pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch
                 retry_in_ms,
                 is_kept,
             }) => {
-                if *status.borrow() == Status::Streaming {
+                let was_streaming = status.send_replace(Status::Lost) == Status::Streaming;
+                // After the status: whoever saw it run and finds another count knows that it was lost since.
+                context.losses.fetch_add(1, Ordering::AcqRel);
+                if was_streaming {
                     tracing::error!(%reason, retry_in_ms, is_kept, "the replication stream was lost");
                     counter!("walcast_stream_losses_total").increment(1);
                     let cause = cause(&reason);
@@ -72,7 +76,6 @@ pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch
                 } else {
                     tracing::warn!(%reason, retry_in_ms, "the replication stream could not be started");
                 }
-                status.send_replace(Status::Lost);
             }
             Some(Event::Change(change)) => dispatch(&context, &shares, change).await,
             // Truncates are never sent (`protocol.md 7.4`), and nothing waits for the end of a transaction.

@@ -22,6 +22,7 @@ use crate::visibility::{Asker, Visibility, VisibilityFigures};
 use crate::window::{self, Moment, Window, WindowLimits};
 use sqlx::PgPool;
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -132,6 +133,8 @@ pub(crate) struct Context {
     pub(crate) asker: Asker,
     pub(crate) tapped: Tapped,
     pub(crate) window: Window,
+    /// How often the stream was lost, or could not be started.
+    pub(crate) losses: AtomicU64,
     /// Where the stream began.
     began: Mutex<Moment>,
     stats: Mutex<Arc<Stats>>,
@@ -509,6 +512,7 @@ impl Changes {
             options,
             registry: Registry::default(),
             window: Window::new(window),
+            losses: AtomicU64::new(0),
             began: Mutex::new(window::beginning(Lsn::default(), i64::MAX)),
             stats: Mutex::default(),
             asker,
@@ -565,10 +569,24 @@ impl Changes {
     /// # Errors
     /// See [`SubscribeError`]; one bad entry means that none is active (`protocol.md 7.3`).
     pub async fn subscribe(&self, request: Request) -> Result<Subscription, SubscribeError> {
-        let bindings = parse(&request, self.context.options.grammar())?;
+        loop {
+            if let Some(subscription) = self.subscribe_once(&request).await? {
+                return Ok(subscription);
+            }
+        }
+    }
+
+    /// `None`: the stream was lost meanwhile, and this channel may not have been told.
+    async fn subscribe_once(&self, request: &Request) -> Result<Option<Subscription>, SubscribeError> {
+        let bindings = parse(request, self.context.options.grammar())?;
         let mut status = self.status.clone();
+        let mut losses = 0;
         let running = status
-            .wait_for(|status| matches!(status, Status::Streaming | Status::Stopped))
+            .wait_for(|status| {
+                // A loss is counted when the status says it, and before anybody is told.
+                losses = self.context.losses.load(Ordering::Acquire);
+                matches!(status, Status::Streaming | Status::Stopped)
+            })
             .await;
         if running.map_or(true, |status| *status == Status::Stopped) {
             return Err(SubscribeError::Stopped);
@@ -580,7 +598,7 @@ impl Changes {
         let id = self.context.registry.next_id();
         let subscriber = Arc::new(Subscriber::new(
             id,
-            &request,
+            request,
             bindings,
             self.intern(&request.claims),
         ));
@@ -588,17 +606,16 @@ impl Changes {
         self.context
             .registry
             .add(&self.context, &subscriber, checked.attachments);
+        // Read up to here before the subscription is answered, so committed before that.
+        let start = self.context.now().position;
+        let subscription = Subscription::new(self.clone(), subscriber, checked.warnings, start);
+        if self.context.losses.load(Ordering::Acquire) != losses {
+            return Ok(None);
+        }
         if let Some(recovery) = recovery {
             tokio::spawn(recovery.run());
         }
-        // Read up to here before the subscription is answered, so committed before that.
-        let start = self.context.now().position;
-        Ok(Subscription::new(
-            self.clone(),
-            subscriber,
-            checked.warnings,
-            start,
-        ))
+        Ok(Some(subscription))
     }
 
     /// What the stream is doing, now and when it changes.

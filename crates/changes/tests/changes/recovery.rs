@@ -368,6 +368,36 @@ async fn what_was_lost_with_the_stream_is_not_taken_for_known() {
 }
 
 #[tokio::test]
+async fn who_joins_while_the_stream_is_lost_is_told_what_that_lost() {
+    let scene = Scene::new(&table("t", "id int primary key")).await;
+    let (_first, heard) = heard_one(&scene).await;
+    let mut witness = scene.listen(service(), all("t")).await;
+    // The join waits for the catalog, of which nobody has asked this yet, and so does the next stream.
+    let mut blocker = scene.database.client().await;
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("lock table pg_publication_rel in access exclusive mode")
+        .await
+        .unwrap();
+    let coming_back = scene.listen(service(), since("*", &heard["position"]));
+    let losing = async {
+        scene
+            .database
+            .until("select exists (select from pg_locks where relation = 'pg_publication_rel'::regclass and not granted)")
+            .await;
+        scene
+            .run("select pg_terminate_backend(active_pid) from pg_replication_slots where database = current_database()")
+            .await;
+        assert_eq!(witness.system().await.0, "error");
+        scene.run("insert into t values (2)").await;
+        lock.rollback().await.unwrap();
+    };
+    let (mut back, ()) = tokio::join!(coming_back, losing);
+    told_of_a_gap(&mut back).await;
+    scene.run("insert into t values (3)").await;
+    assert_eq!(live_id(&mut back).await, 3);
+}
+
+#[tokio::test]
 async fn a_table_that_is_published_anew_is_known_from_then_on() {
     let scene = Scene::new(&table("t", "id int primary key")).await;
     let (_first, heard) = heard_one(&scene).await;
