@@ -299,7 +299,7 @@ mod tests {
         let column = |type_name: &str| json!({ "type_name": type_name, "deterministic": true });
         let facts = json!({
             "enabled": true, "exempt": false, "may_use_schema": true, "shadowed": false,
-            "policies": [{ "name": "p", "permissive": true, "using": using }],
+            "policies": [{ "name": "p", "permissive": true, "roles": ["public"], "using": using }],
             "columns": { "owner": column("uuid"), "assignee": column("uuid"), "org": column("int4") },
             "functions": {
                 "auth.uid": function(format!("select ({claims} ->> 'sub')::uuid"), "uuid"),

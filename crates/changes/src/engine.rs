@@ -6,6 +6,7 @@ use crate::claims::{Claims, Identities, IdentityRef};
 use crate::diagnosis::{self, Exposure, Finding, Wish};
 use crate::dispatch;
 use crate::error::SubscribeError;
+use crate::explain::{ExplainError, Explainer, Explanation, Inquiry};
 use crate::filter::Grammar;
 use crate::fresh::Fresh;
 use crate::meter::Meter;
@@ -103,7 +104,7 @@ impl Default for Options {
 }
 
 impl Options {
-    fn grammar(&self) -> Grammar {
+    pub(crate) fn grammar(&self) -> Grammar {
         if self.filter_or {
             Grammar::Groups
         } else {
@@ -157,6 +158,42 @@ pub(crate) struct Checked {
 }
 
 impl Context {
+    /// What is shared while nothing is known yet. `pool` is used for the catalog; visibility has connections of its
+    /// own with the same settings, made when they are needed.
+    pub(crate) fn new(pool: PgPool, options: Options) -> Self {
+        let asker = Asker::new(
+            pool.connect_options().as_ref().clone(),
+            options.visibility_connections,
+            options.visibility_timeout_ms,
+            options.visibility_patience_ms,
+        );
+        Self {
+            tapped: Tapped::new(options.tap.clone()),
+            figures: Arc::default(),
+            rights: Rights::default(),
+            pool,
+            registry: Registry::default(),
+            window: Window::new(options.window),
+            options,
+            losses: AtomicU64::new(0),
+            began: Mutex::new(window::beginning(Lsn::default(), i64::MAX)),
+            stats: Mutex::default(),
+            asker,
+            identities: Identities::default(),
+            published: Fresh::new(CATALOG_KEPT_FOR),
+            facts: Fresh::new(CATALOG_KEPT_FOR),
+            roles: Fresh::new(CATALOG_KEPT_FOR),
+            selectable: Fresh::new(CATALOG_KEPT_FOR),
+            access: Fresh::new(CATALOG_KEPT_FOR),
+            exposures: Fresh::new(CATALOG_KEPT_FOR),
+            unpublished: Fresh::new(CATALOG_KEPT_FOR),
+        }
+    }
+
+    pub(crate) fn intern(&self, claims: &Claims) -> IdentityRef {
+        self.identities.intern(claims)
+    }
+
     /// A stream began. What was committed before it, and after the last one's end, is lost.
     pub(crate) async fn begin_at(&self, start: Lsn) {
         // Nothing of before this moment of the server's clock is certain to be in it.
@@ -480,6 +517,7 @@ pub struct Changes {
     context: Arc<Context>,
     status: watch::Receiver<Status>,
     sharing: Option<Arc<SharingFigures>>,
+    explainer: Explainer,
 }
 
 impl Changes {
@@ -492,39 +530,13 @@ impl Changes {
         options: Options,
         cancel: CancellationToken,
     ) -> Self {
-        let asker = Asker::new(
-            pool.connect_options().as_ref().clone(),
-            options.visibility_connections,
-            options.visibility_timeout_ms,
-            options.visibility_patience_ms,
-        );
         let stream_options = StreamOptions {
             publications: vec![options.publication.clone()],
             create_publication: options.create_publication,
             ..options.stream.clone()
         };
-        let window = options.window;
-        let context = Arc::new(Context {
-            tapped: Tapped::new(options.tap.clone()),
-            figures: Arc::default(),
-            rights: Rights::default(),
-            pool,
-            options,
-            registry: Registry::default(),
-            window: Window::new(window),
-            losses: AtomicU64::new(0),
-            began: Mutex::new(window::beginning(Lsn::default(), i64::MAX)),
-            stats: Mutex::default(),
-            asker,
-            identities: Identities::default(),
-            published: Fresh::new(CATALOG_KEPT_FOR),
-            facts: Fresh::new(CATALOG_KEPT_FOR),
-            roles: Fresh::new(CATALOG_KEPT_FOR),
-            selectable: Fresh::new(CATALOG_KEPT_FOR),
-            access: Fresh::new(CATALOG_KEPT_FOR),
-            exposures: Fresh::new(CATALOG_KEPT_FOR),
-            unpublished: Fresh::new(CATALOG_KEPT_FOR),
-        });
+        let explainer = Explainer::new(pool.clone(), &options);
+        let context = Arc::new(Context::new(pool, options));
         let interest: Arc<dyn walcast_replication::Interest> = Arc::new(Listening(Arc::clone(&context)));
         let (source, sharing) = match context.options.cluster.clone() {
             None => {
@@ -560,6 +572,7 @@ impl Changes {
             context,
             status,
             sharing,
+            explainer,
         }
     }
 
@@ -618,6 +631,14 @@ impl Changes {
         Ok(Some(subscription))
     }
 
+    /// Says whether somebody would receive a row, as [`Explainer::explain`].
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn explain(&self, inquiry: &Inquiry) -> Result<Explanation, ExplainError> {
+        self.explainer.explain(inquiry).await
+    }
+
     /// What the stream is doing, now and when it changes.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Status> {
@@ -667,7 +688,7 @@ impl Changes {
     }
 
     pub(crate) fn intern(&self, claims: &Claims) -> IdentityRef {
-        self.context.identities.intern(claims)
+        self.context.intern(claims)
     }
 
     pub(crate) fn switch_identity(&self, subscriber: &Subscriber, identity: &IdentityRef) {

@@ -48,6 +48,19 @@ where c.oid = $1
       and (r.prrelid = c.oid or r.prrelid in (select relid from pg_partition_ancestors(c.oid) as ancestor (relid))))
 order by a.attnum";
 
+/// Settings of a transaction by which values have the forms they have in the stream (`database.md 9.12`).
+macro_rules! stream_forms {
+    () => {
+        "set_config('bytea_output', 'hex', true), set_config('intervalstyle', 'postgres', true), \
+         set_config('timezone', coalesce((select split_part(entry, '=', 2) \
+           from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase \
+           cross join unnest(s.setconfig) entry \
+           where d.datname = current_database() and s.setrole = 0 and lower(split_part(entry, '=', 1)) = 'timezone'), \
+           current_setting('timezone')), true)"
+    };
+}
+pub(crate) use stream_forms;
+
 /// A generated column that the stream leaves out.
 struct Generated {
     name: String,
@@ -313,20 +326,17 @@ impl Completion {
         let rows = asker
             .patiently(|| async {
                 let mut transaction = asker.pool().begin().await?;
-                // The forms of values are the stream's (`database.md 9.12`).
-                sqlx::query(
-                    "select set_config('transaction_read_only', 'on', true), \
-                       set_config('bytea_output', 'hex', true), set_config('intervalstyle', 'postgres', true), \
-                       set_config('timezone', coalesce((select split_part(entry, '=', 2) \
-                         from pg_db_role_setting s join pg_database d on d.oid = s.setdatabase \
-                         cross join unnest(s.setconfig) entry \
-                         where d.datname = current_database() and s.setrole = 0 and lower(split_part(entry, '=', 1)) = 'timezone'), \
-                         current_setting('timezone')), true), set_config('role', $1, true)",
-                )
+                sqlx::query(concat!(
+                    "select set_config('transaction_read_only', 'on', true), ",
+                    stream_forms!(),
+                    ", set_config('role', $1, true)"
+                ))
                 .bind(&self.owner)
                 .execute(&mut *transaction)
                 .await?;
-                let mut query = sqlx::query_scalar::<_, Vec<Option<String>>>(sqlx::AssertSqlSafe(self.statement.as_str()));
+                let mut query = sqlx::query_scalar::<_, Vec<Option<String>>>(sqlx::AssertSqlSafe(
+                    self.statement.as_str(),
+                ));
                 for column in &computable {
                     query = query.bind(column);
                 }

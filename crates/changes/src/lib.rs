@@ -29,6 +29,7 @@ mod dispatch;
 mod elixir;
 mod engine;
 mod error;
+mod explain;
 pub mod filter;
 mod filter_sql;
 mod fresh;
@@ -71,6 +72,10 @@ mod window;
 pub use claims::Claims;
 pub use engine::{Changes, DeleteVisibility, Options, Status};
 pub use error::SubscribeError;
+pub use explain::{
+    Check, CheckName, Decided, ExplainError, Explainer, Explanation, IdentityShown, Inquiry, PolicyKind,
+    PolicyShown, TokenRefused,
+};
 pub use meter::Meter;
 pub use notice::SUBSCRIBED;
 pub use position::{Position, PositionError, Since};

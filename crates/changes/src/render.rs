@@ -15,7 +15,7 @@ const SMALL_VALUE_BYTES: usize = 64;
 /// Error rows (`protocol.md 7.5`).
 pub(crate) const NO_PRIMARY_KEY: &str = "Error 400: Bad Request, no primary key";
 pub(crate) const UNAUTHORIZED: &str = "Error 401: Unauthorized";
-const TOO_LARGE: &str = "Error 413: Payload Too Large";
+pub(crate) const TOO_LARGE: &str = "Error 413: Payload Too Large";
 
 /// A column of the relation as messages show it.
 pub(crate) struct ShownColumn {

@@ -13,7 +13,7 @@ use crate::lost_columns::LostColumns;
 use crate::meter::Metered;
 use crate::open_filters::OpenFilters;
 use crate::outgoing::{Data, Outgoing};
-use crate::policy::{Access, Row, Verdict};
+use crate::policy::{Row, Verdict};
 use crate::position::Position;
 use crate::raised::Raised;
 use crate::registry::Table;
@@ -127,6 +127,17 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// A change of which it is not known yet whom it concerns.
+    pub(crate) fn new(item: Item) -> Self {
+        Self {
+            kind: render::kind_of(&item.change.action),
+            item,
+            parts: Vec::new(),
+            refused: Vec::new(),
+            leaving: Vec::new(),
+        }
+    }
+
     /// What is to be decided.
     pub(crate) fn all_parts(&self) -> impl Iterator<Item = &Part> {
         self.parts.iter().chain(&self.leaving)
@@ -506,14 +517,8 @@ impl Worker {
     }
 
     fn find(&self, table: &Table, item: Item) -> Pending {
-        let kind = render::kind_of(&item.change.action);
-        let mut pending = Pending {
-            item,
-            kind,
-            parts: Vec::new(),
-            refused: Vec::new(),
-            leaving: Vec::new(),
-        };
+        let mut pending = Pending::new(item);
+        let kind = pending.kind;
         let Some(view) = &self.view else { return pending };
         let number = pending.item.number;
         let moment = Moment::of(&pending.item.change);
@@ -585,7 +590,7 @@ impl Worker {
     fn decide_visibility(&self, pending: &mut [Pending]) -> Option<Asking> {
         let view = self.view.as_ref()?;
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
-        let mut evaluated = 0;
+        let mut evaluated = 0_u64;
         let mode = self.context.options.visibility;
         let mut verification = (mode == Visibility::Verify)
             .then(|| Verification::new(view))
@@ -605,17 +610,11 @@ impl Worker {
             let mut decided: HashMap<IdentityRef, Verdict> = HashMap::new();
             change.parts.retain(|part| {
                 let verdict = *decided.entry(part.identity.clone()).or_insert_with(|| {
-                    let verdict = match view.role(&part.identity.0.claims.role).map(|role| &role.access) {
-                        Some(Access::NoRls) => Verdict::Visible,
-                        Some(_) if mode == Visibility::Sql => Verdict::Ask,
-                        Some(Access::Compiled(program)) => {
-                            evaluated += 1;
-                            program.evaluate(&row, part.identity.0.view())
-                        }
-                        Some(Access::Ask { .. }) => Verdict::Ask,
-                        Some(Access::Hidden) => Verdict::Hidden,
-                        None => return Verdict::Hidden,
+                    let Some(role) = view.role(&part.identity.0.claims.role) else {
+                        return Verdict::Hidden;
                     };
+                    evaluated += u64::from(role.is_judged_here(mode));
+                    let verdict = role.verdict(mode, &row, part.identity.0.view());
                     match &mut verification {
                         Some(verification) if verdict != Verdict::Ask => {
                             verification.note(&part.identity, at, verdict == Verdict::Visible);

@@ -4,7 +4,7 @@
 use crate::catalog::{self, TableFacts};
 use crate::engine::{Context, DeleteVisibility};
 use crate::generated::Completion;
-use crate::policy::{self, Access, Routes};
+use crate::policy::{self, Access, ClaimsView, Routes, Row, Verdict};
 use crate::render::{Face, Shape};
 use crate::rights::RightsVersion;
 use crate::visibility::{self, Visibility};
@@ -27,6 +27,24 @@ pub(crate) struct RoleView {
     pub(crate) routes: Option<Arc<Routes>>,
     shapes: Vec<(Wanted, usize)>,
     rights: RightsVersion,
+}
+
+impl RoleView {
+    /// Whether rows are judged in this process for the role, at least for comparison.
+    pub(crate) fn is_judged_here(&self, mode: Visibility) -> bool {
+        matches!(self.access, Access::Compiled(_)) && mode != Visibility::Sql
+    }
+
+    /// Whether the role is shown a row with these claims, as far as that can be told here.
+    pub(crate) fn verdict(&self, mode: Visibility, row: &dyn Row, claims: &ClaimsView) -> Verdict {
+        match &self.access {
+            Access::NoRls => Verdict::Visible,
+            _ if mode == Visibility::Sql => Verdict::Ask,
+            Access::Compiled(program) => program.evaluate(row, claims),
+            Access::Ask { .. } => Verdict::Ask,
+            Access::Hidden => Verdict::Hidden,
+        }
+    }
 }
 
 /// Facts about one version of a relation.

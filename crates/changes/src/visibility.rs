@@ -104,7 +104,7 @@ impl Answer {
 
 /// Where functions in policies and operators in filters look for what they name without a schema: the reference's
 /// (`database.md 1.1`), whatever that of the role we connect as.
-const SEARCH_PATH: &str = "public, extensions, realtime";
+pub(crate) const SEARCH_PATH: &str = "public, extensions, realtime";
 
 /// The connections questions are asked through: few, with a time limit of their own.
 #[derive(Clone)]
@@ -323,19 +323,22 @@ pub(crate) fn key_conditions(table: u32, source: &Source, primary_key: &[KeyColu
     let mut conditions: Vec<String> = primary_key
         .iter()
         .zip(key_aliases(primary_key))
-        .map(|(column, alias)| {
-            format!(
-                "t.{} {} k.{alias}::{}",
-                quote_identifier(&column.name),
-                column.equality,
-                column.cast_type
-            )
-        })
+        .map(|(column, alias)| key_condition(column, &format!("k.{alias}")))
         .collect();
     if source.oid != table {
         conditions.push(format!("t.tableoid OPERATOR(pg_catalog.=) {table}::oid"));
     }
     conditions.join(" and ")
+}
+
+/// A key column of row `t` equals what an SQL expression has as text.
+pub(crate) fn key_condition(column: &KeyColumn, text: &str) -> String {
+    format!(
+        "t.{} {} {text}::{}",
+        quote_identifier(&column.name),
+        column.equality,
+        column.cast_type
+    )
 }
 
 /// `name` as an SQL identifier.

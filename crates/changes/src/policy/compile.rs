@@ -1,7 +1,7 @@
 //! Policies to programs: the tree is typed, helpers are put in place of their calls, and what is not certain is
 //! refused with a reason.
 
-use super::facts::PolicyFacts;
+use super::facts::{Policy, PolicyFacts};
 use super::parse::{self, Comparison, Node, Test};
 use super::route::Routes;
 use super::value::{self, Kind, Value};
@@ -172,15 +172,7 @@ pub fn compile(facts: &PolicyFacts) -> Access {
     }
     let (mut admitting, mut restricting) = (Vec::new(), Vec::new());
     for policy in &facts.policies {
-        let compiled = parse::expression(&policy.using)
-            .ok_or_else(|| {
-                format!(
-                    "its expression {} has a part that is not understood",
-                    policy.using
-                )
-            })
-            .and_then(|node| Compiler { facts, calls: 0 }.condition(&node));
-        match compiled {
+        match condition(facts, policy) {
             Ok(condition) if policy.permissive => admitting.push(condition),
             Ok(condition) => restricting.push(condition),
             Err(reason) => {
@@ -199,6 +191,17 @@ pub fn compile(facts: &PolicyFacts) -> Access {
         routes: Routes::of(&condition).map(Arc::new),
         condition,
     })
+}
+
+/// A policy's expression, or why it is not understood.
+pub(super) fn condition(facts: &PolicyFacts, policy: &Policy) -> Result<Expression, String> {
+    let Some(node) = parse::expression(&policy.using) else {
+        return Err(format!(
+            "its expression {} has a part that is not understood",
+            policy.using
+        ));
+    };
+    Compiler { facts, calls: 0 }.condition(&node)
 }
 
 /// An expression and its kind. `None`: a literal that takes the kind of what it meets.

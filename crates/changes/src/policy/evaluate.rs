@@ -6,6 +6,7 @@
 
 use super::compile::{Expression, Program};
 use super::parse::{Comparison, Test};
+use super::single::Outcome;
 use super::value::{self, ClaimsView, Trouble, Value};
 
 /// What is known of a row's visibility.
@@ -66,6 +67,17 @@ impl Outcomes {
             FALSE => TRUE,
             same => same,
         })
+    }
+
+    /// The one there is; none if several are possible.
+    pub(super) fn only(self) -> Option<Outcome> {
+        match self.0 {
+            TRUE => Some(Outcome::True),
+            FALSE => Some(Outcome::False),
+            NULL => Some(Outcome::Null),
+            RAISES => Some(Outcome::Raises),
+            _ => None,
+        }
     }
 
     /// Whether the condition may be true.

@@ -29,6 +29,8 @@ pub struct PolicyFacts {
 pub(super) struct Policy {
     pub(super) name: String,
     pub(super) permissive: bool,
+    /// Whom it is for; `public` is everybody.
+    pub(super) roles: Vec<String>,
     /// As printed under an empty search path.
     pub(super) using: String,
 }
@@ -63,7 +65,9 @@ select jsonb_build_object(
   'may_use_schema', has_schema_privilege(r.oid, c.relnamespace, 'usage'),
   'policies', coalesce((
     select jsonb_agg(jsonb_build_object(
-      'name', p.polname, 'permissive', p.polpermissive, 'using', pg_get_expr(p.polqual, p.polrelid)) order by p.polname)
+      'name', p.polname, 'permissive', p.polpermissive, 'using', pg_get_expr(p.polqual, p.polrelid),
+      'roles', (select jsonb_agg(case when wanted.oid = 0 then 'public' else pg_get_userbyid(wanted.oid) end)
+                from unnest(p.polroles) wanted(oid))) order by p.polname)
     from pg_policy p
     -- A policy without USING admits nothing and restricts nothing.
     where p.polrelid = c.oid and p.polcmd in ('r', '*') and p.polqual is not null

@@ -24,6 +24,7 @@ mod evaluate;
 mod facts;
 mod parse;
 mod route;
+mod single;
 mod token;
 mod value;
 
@@ -31,6 +32,7 @@ pub use compile::{Access, Program, compile};
 pub use evaluate::{Row, Verdict};
 pub use facts::{PolicyFacts, load, load_on};
 pub(crate) use route::{Key, Reach, Routes, Sought};
+pub(crate) use single::{Outcome, Single, singles};
 pub use value::ClaimsView;
 
 /// Reads a text in every way a policy's parts are read; for the fuzz target.

@@ -8,6 +8,7 @@
 
 mod bindings;
 mod by_claim;
+mod explain;
 mod filters;
 mod generated_columns;
 mod large_transactions;
