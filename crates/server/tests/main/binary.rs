@@ -1,13 +1,15 @@
 //! The program as an operator meets it: exit codes, sentences, signals.
 
+use std::net::SocketAddr;
 use std::process::{Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt, BufReader, Lines};
+use tokio::net::TcpStream;
 use tokio::process::{Child, ChildStderr, Command};
 use walcast::token::{ClaimRules, Keys, Verifier};
 
-use crate::server::{PATIENCE, SECRET};
+use crate::server::{Client, PATIENCE, SECRET, anon, request};
 
 pub(crate) fn walcast() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_walcast"));
@@ -85,6 +87,7 @@ async fn help_shows_no_secret() {
 struct Running {
     child: Child,
     log: Lines<BufReader<ChildStderr>>,
+    address: SocketAddr,
 }
 
 impl Running {
@@ -110,7 +113,10 @@ impl Running {
 }
 
 async fn start(variables: &[(&str, &str)]) -> Running {
-    let mut command = walcast();
+    start_as(walcast(), variables).await
+}
+
+async fn start_as(mut command: Command, variables: &[(&str, &str)]) -> Running {
     command
         .env("API_JWT_SECRET", SECRET)
         .env("PORT", "0")
@@ -118,9 +124,64 @@ async fn start(variables: &[(&str, &str)]) -> Running {
     command.envs(variables.iter().copied()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
-    let mut running = Running { child, log };
-    running.line("walcast listens").await;
+    let mut running = Running {
+        child,
+        log,
+        address: SocketAddr::from(([127, 0, 0, 1], 0)),
+    };
+    let line = running.line("walcast listens").await;
+    let port = line.rsplit_once("]:").expect("no port").1;
+    let digits = port.chars().take_while(char::is_ascii_digit).collect::<String>();
+    running.address.set_port(digits.parse().unwrap());
     running
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let an_hour = [
+        ("WALCAST_DRAIN_SPREAD_MS", "3600000"),
+        ("WALCAST_DRAIN_TIMEOUT_MS", "3600000"),
+    ];
+    let mut running = start(&an_hour).await;
+    let mut sockets = Vec::new();
+    for _ in 0..2 {
+        sockets.push(Client::connect(running.address, "2.0.0", &anon()).await);
+    }
+    running.signal(Signal::TERM);
+    running.line("a second signal ends at once").await;
+    running.signal(Signal::TERM);
+    let status = tokio::time::timeout(PATIENCE, running.child.wait())
+        .await
+        .expect("it waits for its sockets")
+        .unwrap();
+    assert_eq!(status.code(), Some(1));
+}
+
+#[tokio::test]
+async fn a_crowd_beyond_the_open_files_leaves_it_able_to_answer_and_to_recover() {
+    let mut command = Command::new("sh");
+    let program = env!("CARGO_BIN_EXE_walcast");
+    command
+        .args(["-c", r#"ulimit -n 200; exec "$0""#, program])
+        .env_clear()
+        .kill_on_drop(true);
+    let mut running = start_as(command, &[]).await;
+    let mut crowd = Vec::new();
+    for _ in 0..400 {
+        crowd.push(TcpStream::connect(running.address).await.unwrap());
+    }
+    running.line("ConnectionTurnedAway").await;
+    drop(crowd);
+    let answered = async {
+        while request(running.address, "GET", "/api/none", &[]).await.status == 503 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answered)
+        .await
+        .expect("it is full for ever");
+    let mut socket = Client::connect(running.address, "2.0.0", &anon()).await;
+    socket.join_ok("realtime:a", "1").await;
 }
 
 #[tokio::test]
@@ -135,6 +196,13 @@ async fn both_signals_end_it_in_order() {
             .unwrap();
         assert!(status.success(), "{status}");
     }
+}
+
+#[tokio::test]
+async fn log_lines_have_no_colours_where_nobody_sees_them() {
+    let mut running = start(&[]).await;
+    let line = running.line("UnableToConnectToProject").await;
+    assert!(!line.contains('\u{1b}'), "{line:?}");
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Idle sockets, slow readers, shutdown: how a socket ends.
 
+use std::time::{Duration, Instant};
+
 use futures_util::{SinkExt, StreamExt};
 use serde_json::json;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpSocket;
+use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::protocol::Message;
 
 use crate::server::{Client, PATIENCE, Walcast, anon};
@@ -130,6 +133,26 @@ async fn section_1_6_a_shutdown_closes_sockets_with_1012_and_ends() {
         tokio::net::TcpStream::connect(address).await.is_err(),
         "the port is free again"
     );
+}
+
+#[tokio::test]
+async fn a_shutdown_spreads_the_closes_so_that_not_all_reconnect_at_once() {
+    const SPREAD: Duration = Duration::from_secs(2);
+    let spread_ms = SPREAD.as_millis().to_string();
+    let server = Walcast::start(&[("WALCAST_DRAIN_SPREAD_MS", &spread_ms)]).await;
+    let mut closes = JoinSet::new();
+    for _ in 0..20 {
+        let mut socket = server.socket().await;
+        closes.spawn(async move {
+            assert_eq!(socket.close_code().await, Some(1012));
+            Instant::now()
+        });
+    }
+    server.stop().await;
+    let mut closed = closes.join_all().await;
+    closed.sort();
+    let lasted = closed[19] - closed[0];
+    assert!(lasted >= SPREAD / 2, "all were closed within {lasted:?}");
 }
 
 #[tokio::test]
