@@ -8,6 +8,7 @@ use walcast_replication::Slot;
 
 use crate::admission::AdmissionConfig;
 use crate::api::admin::AdminAccess;
+use crate::control::ControlConfig;
 use crate::database_url::database_url;
 use crate::options::Options;
 use crate::setting::{ConfigError, Secret, boolean, duration, invalid, number, one_of, parse, text};
@@ -92,6 +93,8 @@ pub struct Config {
     pub region: Option<String>,
     /// What concerns the tenant.
     pub tenant: Settings,
+    /// Several tenants, if there are to be several.
+    pub control: Option<ControlConfig>,
     /// Who may administer tenants.
     pub admin: AdminAccess,
     /// Who may read `/metrics`; none if everybody may.
@@ -241,6 +244,7 @@ impl Config {
     /// # Errors
     /// A value that means nothing, or one that is missing.
     pub fn from_options(options: &Options) -> Result<Self, ConfigError> {
+        let tenant = Settings::from_options(options)?;
         Ok(Self {
             listen: Listen {
                 address: text(&options.host)
@@ -253,7 +257,8 @@ impl Config {
                 .trim()
                 .to_owned(),
             region: text(&options.region).map(|region| region.trim().to_owned()),
-            tenant: Settings::from_options(options)?,
+            control: ControlConfig::from_options(options, &tenant.database.url)?,
+            tenant,
             admin: AdminAccess::new(secrets(options), options.api_token_blocklist.as_deref()),
             metrics_access: text(&options.metrics_jwt_secret)
                 .map(|secret| AdminAccess::new([secret], options.metrics_token_blocklist.as_deref())),

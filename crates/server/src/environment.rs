@@ -14,24 +14,19 @@ const fn ignored(name: &'static str, reason: &'static str) -> Ignored {
     Ignored { name, reason }
 }
 
-const NO_STORED_SECRETS: &str = "no secret is stored in the database";
 const NO_ERLANG: &str = "there is no Erlang virtual machine";
 const NO_ERLANG_CLUSTER: &str = "nodes find each other through Redis; see REDIS_URL";
 const ONE_PROJECT: &str = "the one configured project answers to any host name";
 const NO_COOKIES: &str = "there are no signed cookies";
-const NO_RATE_LIMIT: &str = "not limited";
 
 /// Every name the reference server reads that Walcast accepts and ignores.
 pub const IGNORED: &[Ignored] = &[
-    ignored("DB_ENC_KEY", NO_STORED_SECRETS),
     ignored("SECRET_KEY_BASE", NO_COOKIES),
     ignored("APP_NAME", ONE_PROJECT),
-    ignored("SEED_SELF_HOST", ONE_PROJECT),
     ignored("RUN_JANITOR", "old messages are not stored yet"),
     ignored("JANITOR_SCHEDULE_TIMER_IN_MS", "old messages are not stored yet"),
     ignored("JANITOR_SCHEDULE_RANDOMIZE", "old messages are not stored yet"),
     ignored("JANITOR_RUN_AFTER_IN_MS", "old messages are not stored yet"),
-    ignored("DB_AFTER_CONNECT_QUERY", "every statement names its schema"),
     ignored("DB_IP_VERSION", "IPv4 and IPv6 addresses are both tried"),
     ignored("DB_POOL_SIZE", "the pool is small; see WALCAST_POOL_SIZE"),
     ignored("DB_QUEUE_TARGET", "the pool has no queue targets"),
@@ -55,8 +50,6 @@ pub const IGNORED: &[Ignored] = &[
     ignored("DASHBOARD_AUTH", "there is no dashboard"),
     ignored("DASHBOARD_USER", "there is no dashboard"),
     ignored("DASHBOARD_PASSWORD", "there is no dashboard"),
-    ignored("TENANT_CACHE_EXPIRATION_IN_MS", ONE_PROJECT),
-    ignored("TENANT_MAX_BYTES_PER_SECOND", NO_RATE_LIMIT),
     ignored("REALTIME_IP_VERSION", "IPv6 and IPv4 are both served"),
 ];
 

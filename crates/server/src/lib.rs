@@ -23,6 +23,7 @@ mod closing;
 pub mod config;
 pub mod connect;
 pub mod connection;
+pub mod control;
 mod cors;
 pub mod crossing;
 pub mod database_broadcast;

@@ -6,6 +6,7 @@
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::admission::AdmissionOptions;
+use crate::control::TenantOptions;
 use crate::limits::LimitOptions;
 use crate::nodes::NodeOptions;
 
@@ -267,6 +268,10 @@ pub struct Options {
     /// Connections.
     #[command(flatten)]
     pub admission: AdmissionOptions,
+
+    /// Several tenants.
+    #[command(flatten)]
+    pub tenants: TenantOptions,
 
     /// Other nodes.
     #[command(flatten)]

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use walcast_changes::Status;
 use walcast_cluster::{Cluster, ConnectError};
+use walcast_tenants::{Control, ControlError};
 
 use crate::admission::Admission;
 use crate::config::Config;
@@ -39,6 +40,9 @@ pub enum ServeError {
     /// The other nodes cannot be reached the way the settings say.
     #[error(transparent)]
     Cluster(#[from] ConnectError),
+    /// The records of tenants cannot be reached the way the settings say.
+    #[error(transparent)]
+    Control(#[from] ControlError),
     /// No figures.
     #[error(transparent)]
     Recorder(#[from] RecorderTaken),
@@ -54,6 +58,8 @@ pub struct Server {
     pub cluster: Arc<Cluster>,
     /// Whom it serves.
     pub tenants: Tenants,
+    /// Where tenants are recorded, if there are several.
+    pub control: Option<Control>,
     /// Counters.
     pub metrics: Metrics,
     /// Renders the counters.
@@ -118,6 +124,10 @@ pub async fn run_with(
     let recorder = metrics::recorder()?;
     let metrics = Metrics::new();
     let cluster = Arc::new(nodes::join(&config.cluster).await?);
+    let records = config.control.as_ref();
+    let control = records
+        .map(|records| Control::new(records.options.clone()))
+        .transpose()?;
     let config = Arc::new(config);
     let ground = Ground {
         config: Arc::clone(&config),
@@ -130,6 +140,7 @@ pub async fn run_with(
         config,
         cluster,
         tenants: Tenants::of_one(Arc::clone(&tenant)),
+        control,
         metrics,
         recorder,
     });
@@ -140,6 +151,10 @@ pub async fn run_with(
     let stop = CancellationToken::new();
     // Whoever drops this future ends what it began.
     let _stopped = stop.clone().drop_guard();
+    if let (Some(records), Some(control)) = (server.config.control.clone(), server.control.clone()) {
+        let stopped = stop.clone();
+        tokio::spawn(async move { stopped.run_until_cancelled(records.prepare(&control)).await });
+    }
     let living = tokio::spawn(Arc::clone(&tenant).live(database, stop.clone()));
     let mut accept = std::pin::pin!(accept::serve(
         listener,
