@@ -64,8 +64,8 @@ export class Redis {
   }
 }
 
-/** A node. What clients need of it is named as with `Walcast`. */
-class Node {
+/** A node, alone without a Redis. What clients need of it is named as with `Walcast`. */
+export class Node {
   static async start(walcast, redis, settings) {
     const node = new Node()
     const port = await freePort()
@@ -75,7 +75,7 @@ class Node {
       PORT: String(port),
       DATABASE_URL: walcast.database_url,
       API_JWT_SECRET: walcast.jwt_secret,
-      REDIS_URL: redis.url,
+      ...(redis && { REDIS_URL: redis.url }),
       LOG_LEVEL: 'warn',
       ...settings,
     }

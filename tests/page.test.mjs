@@ -1,32 +1,15 @@
 // The page of `walcast dev` in a real browser.
 
 import assert from 'node:assert/strict'
-import { existsSync } from 'node:fs'
 import { after, afterEach, before, beforeEach, describe, test } from 'node:test'
-import { chromium } from 'playwright-core'
+import { launch, skip } from './browser.mjs'
 import { Walcast } from './walcast.mjs'
-
-const executablePath = [process.env.CHROMIUM, '/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome']
-  .filter(Boolean)
-  .find((path) => existsSync(path))
-const skip = executablePath ? false : 'Chromium is not installed (Debian: apt install chromium), nor named by CHROMIUM'
 
 describe('the page', { skip }, () => {
   let browser, walcast, page, trouble
   before(async () => {
     walcast = await Walcast.start()
-    browser = await chromium.launch({
-      executablePath,
-      args: [
-        '--no-sandbox',
-        '--disable-gpu',
-        '--disable-quic',
-        '--no-first-run',
-        '--disable-background-networking',
-        '--disable-component-update',
-        '--disable-sync',
-      ],
-    })
+    browser = await launch()
   })
   after(async () => {
     await browser?.close()
@@ -157,6 +140,15 @@ describe('the page', { skip }, () => {
     await write('ada', 'w'.repeat(300))
     await note('ben', 'www').waitFor()
     assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 400)
+  })
+
+  test('each pane leads to the inspector as the one whose pane it is', async () => {
+    await open()
+    for (const [name, as] of [['ada', 'ada'], ['ben', 'ben'], ['visitor', 'anon']]) {
+      assert.equal(await pane(name).locator('.inspect').getAttribute('href'), `/inspector#as=${as}`)
+    }
+    await page.getByRole('link', { name: 'The inspector' }).click()
+    await page.locator('.connection-state[data-status=open]').waitFor()
   })
 
   test('without supabase-js it says what to do', async () => {

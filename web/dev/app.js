@@ -20,6 +20,9 @@ class Pane {
     const pane = document.querySelector('#pane').content.firstElementChild.cloneNode(true)
     pane.dataset.pane = name
     pane.querySelector('h2').textContent = capital(name)
+    const inspect = pane.querySelector('.inspect')
+    inspect.href = `/inspector#as=${user.id ? name : 'anon'}`
+    inspect.setAttribute('aria-label', `Inspect as ${capital(name)}`)
     this.list = pane.querySelector('.notes')
     this.status = pane.querySelector('.status')
     this.log = pane.querySelector('.log')

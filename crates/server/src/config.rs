@@ -99,6 +99,8 @@ pub struct Config {
     pub admin: AdminAccess,
     /// Who may read `/metrics`; none if everybody may.
     pub metrics_access: Option<AdminAccess>,
+    /// Whether the inspector is served at `/`.
+    pub inspector: bool,
     /// Delay of a refused connect (`protocol.md 1.4`).
     pub connect_error_backoff: Duration,
     /// Longest header value (`protocol.md 1.5`).
@@ -262,6 +264,7 @@ impl Config {
             admin: AdminAccess::new(secrets(options), options.api_token_blocklist.as_deref()),
             metrics_access: text(&options.metrics_jwt_secret)
                 .map(|secret| AdminAccess::new([secret], options.metrics_token_blocklist.as_deref())),
+            inspector: boolean("WALCAST_INSPECTOR", &options.inspector, true)?,
             connect_error_backoff: duration(
                 "CONNECT_ERROR_BACKOFF_MS",
                 &options.connect_error_backoff_ms,

@@ -15,7 +15,7 @@ use utoipa_axum::routes;
 
 use crate::serve::Server;
 use crate::turned_away::turn_away;
-use crate::{api, connect, openapi, scrape, sse, still};
+use crate::{api, connect, inspector, openapi, scrape, sse, still};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
@@ -23,6 +23,7 @@ const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must
 /// Every route (`protocol.md 1.1`, `10`).
 pub fn router(server: Arc<Server>) -> Router {
     Router::from(described())
+        .merge(inspector::routes(server.config.inspector))
         .fallback(not_found)
         .method_not_allowed_fallback(not_found)
         .layer(middleware::from_fn_with_state(Arc::clone(&server), limit_headers))

@@ -35,6 +35,7 @@ pub mod environment;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
+mod inspector;
 pub mod join;
 pub mod limits;
 pub mod logging;

@@ -64,6 +64,9 @@ pub struct Options {
     /// Where this node is, for those who ask after its health
     #[arg(long, env = "REGION", hide_env_values = true, value_name = "NAME")]
     pub region: Option<String>,
+    /// Whether the inspector is served at / [default: true]
+    #[arg(long, env = "WALCAST_INSPECTOR", hide_env_values = true, value_name = "BOOL")]
+    pub inspector: Option<String>,
 
     /// Postgres as one URL; wins over the DB_* settings
     #[arg(long, env = "DATABASE_URL", hide_env_values = true, value_name = "URL")]

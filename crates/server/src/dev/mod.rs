@@ -132,6 +132,8 @@ async fn serve_on(
         host: Some("127.0.0.1".to_owned()),
         database_url: Some(database.url().to_owned()),
         api_jwt_secret: Some(keys.jwt_secret.clone()),
+        // The demo is at `/`, and the inspector beside it.
+        inspector: Some("false".to_owned()),
         ..Options::default()
     };
     let config = Config::from_options(&settings)?;

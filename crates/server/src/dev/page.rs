@@ -1,6 +1,8 @@
-//! The page at `/`, embedded in the binary. Only supabase-js, which is others' work, comes from where it is installed.
+//! The page at `/`, embedded in the binary, and the inspector beside it. Only supabase-js, which is others' work, comes
+//! from where it is installed.
 
 use super::greeting::{ADA, BEN, Greeting};
+use crate::inspector::{self, Identity, Prepared};
 use axum::Router;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
@@ -41,6 +43,28 @@ pub(super) fn routes(greeting: &Greeting, modules: &Path) -> Router {
         )
         .route("/dev/settings", get(move || async { Json(settings) }))
         .route("/dev/supabase.js", get(supabase_js).with_state(library))
+        .merge(inspector::page("/inspector", prepared(greeting)))
+}
+
+/// Whom the inspector can be here, and what it can join at once.
+fn prepared(greeting: &Greeting) -> Prepared {
+    let identity = |id, name, key: &str| Identity {
+        id,
+        name,
+        key: key.to_owned(),
+    };
+    Prepared {
+        identities: vec![
+            identity("anon", "a visitor (anon)", &greeting.anon_key),
+            identity("ada", "Ada", &greeting.ada_key),
+            identity("ben", "Ben", &greeting.ben_key),
+        ],
+        service_key: Some(greeting.service_key.clone()),
+        example: Some(json!({
+            "topic": "notes",
+            "postgres_changes": [{ "event": "*", "schema": "public", "table": "messages" }],
+        })),
+    }
 }
 
 fn text(kind: &'static str, body: impl Into<axum::body::Body>) -> Response {
