@@ -53,6 +53,15 @@ impl Outgoing {
         }
     }
 
+    /// Has one of the channels measure how long after the commit it gets the change. Which one is chance, for a map has
+    /// no order: each is asked now and then, and none for every change.
+    pub(crate) fn measure(&mut self, committed_at_us: i64) {
+        let deliveries = self.laned.values_mut().next();
+        if let Some((_, frame)) = deliveries.and_then(|deliveries| deliveries.first_mut()) {
+            *frame = frame.clone().measured_from(committed_at_us);
+        }
+    }
+
     pub(crate) fn push<'a>(
         &mut self,
         kind: ActionKind,

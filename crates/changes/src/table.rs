@@ -730,6 +730,9 @@ impl Worker {
             }
         }
         counter!("walcast_changes_delivered_total").increment(outgoing.count);
+        if !self.of_past {
+            outgoing.measure(change.transaction.commit_timestamp_us);
+        }
         for ticket in tickets {
             let deliveries = outgoing
                 .laned

@@ -27,6 +27,8 @@ pub struct Frame {
     wire: Bytes,
     header_len: u8,
     is_text: bool,
+    /// Microseconds since the Unix epoch; 0 for none.
+    committed_at_us: i64,
 }
 
 /// First byte of a message in one frame (RFC 6455 5.2).
@@ -52,7 +54,24 @@ impl Frame {
             wire: [header, payload].concat().into(),
             header_len,
             is_text,
+            committed_at_us: 0,
         }
+    }
+
+    /// The same frame, of which is to be measured how long after a commit it is written: microseconds since the Unix
+    /// epoch.
+    #[must_use]
+    pub fn measured_from(self, committed_at_us: i64) -> Self {
+        Self {
+            committed_at_us,
+            ..self
+        }
+    }
+
+    /// The commit from which is measured, in microseconds since the Unix epoch.
+    #[must_use]
+    pub fn committed_at_us(&self) -> Option<i64> {
+        Some(self.committed_at_us).filter(|at_us| *at_us != 0)
     }
 
     /// Whether it is a text frame; its payload is then UTF-8, for there is no other way to make one than from a

@@ -1,10 +1,11 @@
 //! The HTTP routes and what all of them share: header limit, request ids, the form of errors.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -13,6 +14,7 @@ use tower_http::compression::CompressionLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::metrics;
 use crate::serve::Server;
 use crate::turned_away::turn_away;
 use crate::{api, connect, inspector, openapi, scrape, sse, still};
@@ -34,6 +36,7 @@ pub fn router(server: Arc<Server>) -> Router {
         // Neither streams of events nor what is too short to gain by it.
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(complete))
+        .layer(middleware::from_fn(count))
         .with_state(server)
 }
 
@@ -80,6 +83,22 @@ pub enum Readiness {
     Draining,
 }
 
+impl Readiness {
+    /// All there are.
+    pub const ALL: [Self; 4] = [Self::Starting, Self::Ready, Self::Degraded, Self::Draining];
+
+    /// As `/readyz` says it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Degraded => "degraded",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// Whether new sockets are well placed here.
 #[utoipa::path(
     get,
@@ -101,12 +120,21 @@ pub enum Readiness {
     ),
 )]
 async fn readiness(State(server): State<Arc<Server>>) -> impl IntoResponse {
-    match server.readiness() {
-        Readiness::Starting => (StatusCode::SERVICE_UNAVAILABLE, "starting"),
-        Readiness::Ready => (StatusCode::OK, "ready"),
-        Readiness::Degraded => (StatusCode::OK, "degraded"),
-        Readiness::Draining => (StatusCode::SERVICE_UNAVAILABLE, "draining"),
-    }
+    let readiness = server.readiness();
+    let status = match readiness {
+        Readiness::Ready | Readiness::Degraded => StatusCode::OK,
+        Readiness::Starting | Readiness::Draining => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (status, readiness.as_str())
+}
+
+/// Counts a request under its route.
+async fn count(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let asked = Instant::now();
+    let response = next.run(request).await;
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    metrics::request_answered(route, response.status().as_u16(), asked.elapsed());
+    response
 }
 
 /// Refuses a request with a header value above the limit: 431 without a body (`protocol.md 1.5`).

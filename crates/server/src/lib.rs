@@ -32,6 +32,7 @@ mod database_url;
 pub mod dev;
 pub mod doctor;
 pub mod environment;
+pub mod figures;
 #[doc(hidden)]
 pub mod fuzzing;
 pub mod http;
@@ -51,6 +52,7 @@ pub mod persist;
 mod policy_headers;
 mod presence_figures;
 pub mod private;
+mod process_figures;
 pub mod rate;
 mod relay;
 mod replay;

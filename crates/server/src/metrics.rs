@@ -5,12 +5,16 @@
 use std::sync::Once;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
-use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
 use walcast_cluster::Bus;
+
+use crate::figures::{self, BUCKETS_S};
+use crate::http::Readiness;
+use crate::sockets::Queued;
 
 /// Why figures cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -26,8 +30,11 @@ pub struct RecorderTaken;
 pub fn recorder() -> Result<&'static PrometheusHandle, RecorderTaken> {
     static RECORDER: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
-        let handle = PrometheusBuilder::new().install_recorder().ok()?;
-        describe();
+        let seconds = Matcher::Suffix("_seconds".to_owned());
+        let builder = PrometheusBuilder::new().set_buckets_for_metric(seconds, BUCKETS_S);
+        let handle = builder.ok()?.install_recorder().ok()?;
+        figures::describe();
+        gauge!("walcast_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
         let started = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         gauge!("process_start_time_seconds").set(started.as_secs_f64());
         Some(handle)
@@ -56,6 +63,10 @@ pub struct Metrics {
     pub bytes_sent: Counter,
     /// Sockets closed because their reader was too slow.
     pub slow_readers: Counter,
+    /// From a join to its answer.
+    pub join_seconds: Histogram,
+    /// From a commit to a client's connection.
+    pub change_delivery_seconds: Histogram,
     /// Broadcasts relayed.
     pub broadcasts_received: Counter,
     /// Frames of broadcasts handed to members.
@@ -79,6 +90,8 @@ impl Metrics {
             frames_sent: counter!("walcast_frames_sent_total"),
             bytes_sent: counter!("walcast_socket_sent_bytes_total"),
             slow_readers: counter!("walcast_slow_reader_closes_total"),
+            join_seconds: histogram!("walcast_join_seconds"),
+            change_delivery_seconds: histogram!("walcast_change_delivery_seconds"),
             broadcasts_received: counter!("walcast_broadcasts_received_total"),
             broadcasts_sent: counter!("walcast_broadcasts_sent_total"),
             presences: gauge!("walcast_presences"),
@@ -101,6 +114,32 @@ pub fn observe_process(connections: usize) {
         gauge!("walcast_connections").set(connections as f64);
         gauge!("walcast_tasks").set(Handle::current().metrics().num_alive_tasks() as f64);
     }
+}
+
+/// Takes over what `/readyz` says.
+pub fn observe_readiness(readiness: Readiness) {
+    for state in Readiness::ALL {
+        let is_now = f64::from(u8::from(state == readiness));
+        gauge!("walcast_readiness", "state" => state.as_str()).set(is_now);
+    }
+}
+
+/// Takes over what waits to be written.
+pub fn observe_queues(queued: Queued) {
+    // Far below 2^53.
+    #[allow(clippy::cast_precision_loss)]
+    {
+        gauge!("walcast_socket_queue_frames").set(queued.frames as f64);
+        gauge!("walcast_socket_queue_bytes").set(queued.bytes as f64);
+        gauge!("walcast_socket_queue_longest_bytes").set(queued.longest_bytes as f64);
+    }
+}
+
+/// Counts an HTTP request that was answered; `route` is the path it was registered under.
+pub fn request_answered(route: &str, status: u16, took: Duration) {
+    counter!("walcast_http_requests_total", "route" => route.to_owned(), "status" => status.to_string())
+        .increment(1);
+    histogram!("walcast_http_request_seconds", "route" => route.to_owned()).record(took.as_secs_f64());
 }
 
 /// Counts a refused join under its code.
@@ -188,7 +227,7 @@ pub fn observe_nodes(bus: &dyn Bus) {
     counter!("walcast_nodes_lost_total").absolute(stats.lost);
     counter!("walcast_nodes_malformed_total").absolute(stats.malformed);
     gauge!("walcast_nodes_connected").set(f64::from(u8::from(bus.is_connected())));
-    gauge!("walcast_nodes_lag_seconds").set(stats.lag.as_secs_f64());
+    gauge!("walcast_nodes_publish_seconds").set(stats.lag.as_secs_f64());
     // A gauge is a double by the exporter's definition; exact up to 2^53.
     #[allow(clippy::cast_precision_loss)]
     gauge!("walcast_nodes_topics").set(stats.topics as f64);
@@ -199,170 +238,9 @@ pub fn observe_sharing(figures: &walcast_changes::SharingFigures) {
     gauge!("walcast_slot_holder").set(f64::from(u8::from(figures.is_holder())));
     gauge!("walcast_slot_apart").set(f64::from(u8::from(figures.is_apart())));
     if let Some(lag) = figures.lag() {
-        gauge!("walcast_node_lag_seconds").set(lag.as_secs_f64());
+        gauge!("walcast_slot_lag_seconds").set(lag.as_secs_f64());
     }
     let (parcels, bytes) = figures.appended();
     counter!("walcast_slot_parcels_total").absolute(parcels);
     counter!("walcast_slot_parcel_bytes_total").absolute(bytes);
-}
-
-fn describe() {
-    describe_gauge!(
-        "walcast_slot_holder",
-        "1 on the node that reads the database's log for all nodes"
-    );
-    describe_gauge!(
-        "walcast_slot_apart",
-        "1 on a node that reads the log with a slot of its own, because it hears of no other"
-    );
-    describe_gauge!(
-        "walcast_node_lag_seconds",
-        "How long ago the node that reads the log packed what this node took last; about 1 at most while nothing happens"
-    );
-    describe_counter!(
-        "walcast_slot_parcels_total",
-        "Parcels of changes this node appended for all nodes"
-    );
-    describe_counter!("walcast_slot_parcel_bytes_total", "Their bytes");
-    describe_gauge!(
-        "walcast_nodes_connected",
-        "Whether this node is in touch with the others"
-    );
-    describe_counter!(
-        "walcast_nodes_published_total",
-        "Publications for other nodes that Redis took"
-    );
-    describe_counter!(
-        "walcast_nodes_received_total",
-        "Publications of other nodes that were heard"
-    );
-    describe_counter!(
-        "walcast_nodes_lost_total",
-        "Publications for other nodes of which it is not known whether they arrived"
-    );
-    describe_counter!(
-        "walcast_nodes_malformed_total",
-        "Messages of Redis that are no publication of a node"
-    );
-    describe_gauge!("walcast_nodes_topics", "Topics that are heard from other nodes");
-    describe_gauge!(
-        "walcast_nodes_lag_seconds",
-        "How long the last publications were on their way to Redis"
-    );
-    describe_gauge!(
-        "process_start_time_seconds",
-        "Start of the process, in seconds since the Unix epoch"
-    );
-    describe_gauge!("walcast_sockets", "Open sockets, streams of events included");
-    describe_gauge!("walcast_event_streams", "Open streams of server-sent events");
-    describe_gauge!("walcast_channels", "Joined channels");
-    describe_counter!(
-        "walcast_joins_total",
-        "Joins answered, by code; ok for those that succeeded"
-    );
-    describe_counter!("walcast_connects_refused_total", "Connects refused, by code");
-    describe_gauge!(
-        "walcast_connections",
-        "Open connections, those of sockets included"
-    );
-    describe_gauge!("walcast_tasks", "Tasks of the asynchronous runtime");
-    describe_counter!(
-        "walcast_connections_turned_away_total",
-        "Connections, and requests through trusted proxies, for which there was no place, by cause"
-    );
-    describe_counter!("walcast_frames_received_total", "WebSocket messages read");
-    describe_counter!("walcast_socket_received_bytes_total", "Bytes read from sockets");
-    describe_counter!("walcast_frames_sent_total", "WebSocket messages written");
-    describe_counter!("walcast_socket_sent_bytes_total", "Bytes written to sockets");
-    describe_counter!(
-        "walcast_bad_frames_total",
-        "Messages dropped as malformed, by code"
-    );
-    describe_counter!(
-        "walcast_ignored_pushes_total",
-        "Pushes on joined channels that nothing handles, by event"
-    );
-    describe_counter!(
-        "walcast_slow_reader_closes_total",
-        "Sockets closed because their reader was too slow"
-    );
-    describe_counter!(
-        "walcast_sockets_closed_total",
-        "Sockets ended, by close code; 0 for a broken connection"
-    );
-    describe_counter!(
-        "walcast_channels_closed_total",
-        "Channels closed by the server, by the code of the reason"
-    );
-    describe_counter!("walcast_broadcasts_received_total", "Broadcasts relayed");
-    describe_counter!(
-        "walcast_broadcasts_sent_total",
-        "Frames of broadcasts handed to members of rooms"
-    );
-    describe_counter!(
-        "walcast_broadcasts_refused_total",
-        "Broadcasts not relayed, by cause"
-    );
-    describe_counter!(
-        "walcast_broadcasts_unpublished_total",
-        "Broadcasts that members on other nodes do not get, by cause"
-    );
-    describe_counter!(
-        "walcast_broadcasts_unread_total",
-        "Broadcasts of other nodes that could not be given to members here"
-    );
-    describe_gauge!("walcast_presences", "Channels of this node that track a presence");
-    describe_counter!(
-        "walcast_presences_malformed_total",
-        "Presences of other nodes that could not be read and are left out"
-    );
-    describe_counter!(
-        "walcast_presence_diffs_sent_total",
-        "Frames of presence diffs handed to members"
-    );
-    describe_counter!(
-        "walcast_presence_refused_total",
-        "Presence calls answered with an error, by code"
-    );
-    describe_counter!(
-        "walcast_limits_exceeded_total",
-        "Times a configured limit began to bite, by code"
-    );
-    describe_counter!(
-        "walcast_changes_decoded_total",
-        "Row changes decoded from the WAL"
-    );
-    describe_counter!(
-        "walcast_changes_skipped_total",
-        "Row changes of tables nobody subscribes to"
-    );
-    describe_counter!(
-        "walcast_replication_received_bytes_total",
-        "Bytes read from the replication stream"
-    );
-    describe_counter!(
-        "walcast_replication_reconnects_total",
-        "Times the replication stream was lost"
-    );
-    describe_gauge!("walcast_wal_lag_bytes", "WAL written but not yet decoded");
-    describe_counter!(
-        "walcast_messages_partitions_created_total",
-        "Partitions of realtime.messages that were made"
-    );
-    describe_counter!(
-        "walcast_messages_partitions_dropped_total",
-        "Partitions of realtime.messages that were dropped as too old"
-    );
-    describe_counter!(
-        "walcast_messages_upkeep_failures_total",
-        "Partitions of realtime.messages that could not be made or dropped, and runs that could do nothing"
-    );
-    describe_gauge!(
-        "walcast_replication_queue_changes",
-        "Decoded changes that wait to be matched"
-    );
-    describe_gauge!(
-        "walcast_replication_queue_bytes",
-        "Bytes of decoded changes that wait to be matched"
-    );
 }

@@ -186,6 +186,12 @@ impl Outbox {
         }
     }
 
+    /// How many frames wait, and their payload bytes.
+    pub fn queued(&self) -> (usize, usize) {
+        let queue = self.lock();
+        (queue.frames.len() + queue.held_frames, queue.bytes)
+    }
+
     /// Whether most of the queue is free; one that has ended has room for ever.
     fn has_room(&self) -> bool {
         let mut queue = self.lock();

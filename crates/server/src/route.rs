@@ -51,6 +51,7 @@ pub(crate) struct Joining {
     backlog: Vec<Message>,
     gate: Arc<Gate>,
     abort: AbortHandle,
+    begun: Instant,
 }
 
 /// A piece of slow work that is done.
@@ -240,6 +241,7 @@ impl Socket {
             backlog: Vec::new(),
             gate,
             abort,
+            begun: Instant::now(),
         };
         self.topics.insert(
             topic,
@@ -310,6 +312,8 @@ impl Socket {
         let Some(joining) = self.take_joining(topic) else {
             return;
         };
+        let took = joining.begun.elapsed();
+        self.tenant.metrics.join_seconds.record(took.as_secs_f64());
         self.note_opening(&joined);
         match joined {
             Ok(accepted) => self.accept_join(topic, generation, joining, accepted),

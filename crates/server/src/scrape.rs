@@ -6,8 +6,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::metrics;
 use crate::serve::Server;
+use crate::sockets::Queued;
+use crate::{metrics, process_figures};
 
 /// The figures, in the text format of Prometheus.
 #[utoipa::path(
@@ -37,6 +38,10 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
     if server.config.cluster.redis.is_some() {
         metrics::observe_nodes(&**server.cluster.bus());
     }
+    metrics::observe_readiness(server.readiness());
+    let queued = server.tenants.all().map(|tenant| tenant.sockets.queued());
+    metrics::observe_queues(queued.fold(Queued::default(), Queued::and));
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, server.recorder.render()).into_response()
+    let figures = [server.recorder.render(), process_figures::render()].concat();
+    (kind, figures).into_response()
 }

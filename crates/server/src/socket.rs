@@ -8,7 +8,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -123,6 +123,8 @@ pub struct Socket {
     pinged: bool,
     /// Since when the peer takes no byte though some wait.
     stuck_since: Option<Instant>,
+    /// The commit of a change that is being written, if it is measured; microseconds since the Unix epoch.
+    measured_from_us: Option<i64>,
     /// One timer for everything; it may fire early, never late.
     timer: Pin<Box<Sleep>>,
 }
@@ -177,6 +179,7 @@ impl Socket {
             last_seen: now,
             pinged: false,
             stuck_since: None,
+            measured_from_us: None,
             timer: Box::pin(tokio::time::sleep_until(first_look.into())),
         }
     }
@@ -247,6 +250,9 @@ impl Socket {
                 }
                 continue;
             }
+            if let Some(committed_at_us) = self.measured_from_us.take() {
+                self.note_delivery(committed_at_us);
+            }
             if self.opening.is_some() {
                 return self.outbox.poll_end(context).map(Ended::ByUs);
             }
@@ -255,8 +261,10 @@ impl Socket {
             }
             let mut frames = 0;
             let wire = &mut self.wire;
+            let measured_from_us = &mut self.measured_from_us;
             match self.outbox.poll_take(context, |frame| {
                 frames += 1;
+                *measured_from_us = measured_from_us.or(frame.committed_at_us());
                 wire.enqueue(frame);
             }) {
                 Poll::Ready(Taken::Frames) => self.tenant.metrics.frames_sent.increment(frames),
@@ -265,6 +273,18 @@ impl Socket {
                 Poll::Pending => return Poll::Pending,
             }
         }
+    }
+
+    /// A change that was committed then has been written.
+    fn note_delivery(&self, committed_at_us: i64) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let committed = Duration::from_micros(u64::try_from(committed_at_us).unwrap_or_default());
+        // Postgres' clock may be ahead of ours.
+        let took = now.saturating_sub(committed);
+        self.tenant
+            .metrics
+            .change_delivery_seconds
+            .record(took.as_secs_f64());
     }
 
     fn sort(&self, error: WireError) -> Ended {

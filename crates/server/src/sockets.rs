@@ -11,6 +11,29 @@ use crate::outbox::{End, Outbox, close_code};
 
 const RESTART: End = End::new(close_code::RESTART, "the server restarts; connect again");
 
+/// What waits to be written to sockets.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Queued {
+    /// Messages, of all sockets.
+    pub frames: usize,
+    /// Their payload bytes.
+    pub bytes: usize,
+    /// Those of the socket with the most.
+    pub longest_bytes: usize,
+}
+
+impl Queued {
+    /// With what waits for others.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            frames: self.frames + other.frames,
+            bytes: self.bytes + other.bytes,
+            longest_bytes: self.longest_bytes.max(other.longest_bytes),
+        }
+    }
+}
+
 /// Every open socket of this process.
 #[derive(Default)]
 pub struct Sockets {
@@ -48,6 +71,18 @@ impl Sockets {
     /// Open sockets.
     pub fn len(&self) -> usize {
         self.open.len()
+    }
+
+    /// What waits to be written, of all sockets.
+    pub fn queued(&self) -> Queued {
+        self.open.iter().fold(Queued::default(), |sum, outbox| {
+            let (frames, bytes) = outbox.queued();
+            sum.and(Queued {
+                frames,
+                bytes,
+                longest_bytes: bytes,
+            })
+        })
     }
 
     /// Whether no socket is open.

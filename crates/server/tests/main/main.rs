@@ -29,6 +29,7 @@ mod http;
 mod joins;
 mod key_sets;
 mod limits;
+mod metrics;
 mod migrations;
 mod nodes;
 mod openapi;

@@ -575,7 +575,7 @@ async fn changes_reach_members_on_every_node_once_from_one_slot() {
         let figures = node.get("/metrics").await.body;
         let lag = figures
             .lines()
-            .find_map(|line| line.strip_prefix("walcast_node_lag_seconds "))
+            .find_map(|line| line.strip_prefix("walcast_slot_lag_seconds "))
             .unwrap_or_else(|| panic!("{figures}"));
         assert!(lag.parse::<f64>().unwrap() < 5.0, "{lag}");
         holders += figures
