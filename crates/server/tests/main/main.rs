@@ -22,6 +22,7 @@ mod compose;
 mod connect;
 mod database;
 mod doctor;
+mod errors;
 mod event_source;
 mod frames;
 mod health;

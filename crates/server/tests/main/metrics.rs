@@ -66,8 +66,12 @@ fn counted() -> BTreeMap<String, (Kind, BTreeSet<String>)> {
                 // Up to the end of the statement, or of the call that uses the handle.
                 let end = rest.find([';', '\n']).unwrap_or(rest.len());
                 let end = rest[..end].find(").").unwrap_or(end);
-                let labels = rest[..end].split("=>").map(str::trim_end);
-                let labels = labels.filter_map(|before| before.strip_suffix('"')?.rsplit('"').next());
+                let mut parts: Vec<&str> = rest[..end].split("=>").map(str::trim_end).collect();
+                // The value of the last label.
+                parts.pop();
+                let labels = parts
+                    .into_iter()
+                    .filter_map(|before| before.strip_suffix('"')?.rsplit('"').next());
                 let labels: BTreeSet<String> = labels.map(str::to_owned).collect();
                 let known: &mut (Kind, BTreeSet<String>) = counted
                     .entry(name.to_owned())
