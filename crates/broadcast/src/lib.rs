@@ -12,11 +12,15 @@
 mod cost;
 mod message;
 mod parcel;
+#[cfg(test)]
+mod recovery_tests;
 mod replay;
 mod rooms;
+mod window;
 
 pub use cost::{PayloadCost, payload_cost};
 pub use message::{Body, Message, Unframeable, encode_replayed, payload_with_meta};
 pub use parcel::Unreadable;
 pub use replay::Replay;
-pub use rooms::{Member, MemberId, Membership, Room, Rooms};
+pub use rooms::{Member, MemberId, Membership, Recovered, Room, Rooms, Speaker};
+pub use window::{Since, Unrecovered, WindowLimits};

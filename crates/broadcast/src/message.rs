@@ -43,6 +43,47 @@ pub enum Message<'a> {
 #[error("a binary payload cannot be framed: {0}")]
 pub struct Unframeable(#[from] FieldTooLong);
 
+/// What the server adds to a message on its way out (decision 30).
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Marks<'a> {
+    /// Where it is among the recent ones, if such are kept.
+    pub(crate) position: Option<&'a str>,
+    /// Whether it was missed and is told again.
+    pub(crate) is_replayed: bool,
+}
+
+impl Marks<'_> {
+    /// The members they are in an object, each with a comma before it.
+    fn members(self) -> String {
+        let mut members = String::new();
+        if self.is_replayed {
+            members.push_str(r#","replayed":true"#);
+        }
+        if let Some(position) = self.position {
+            // Writing to a String cannot fail.
+            _ = write!(members, r#","position":{}"#, quoted(position));
+        }
+        members
+    }
+
+    /// With the id of a stored message, as the object of a frame's metadata; none if there is nothing to say.
+    fn metadata(self, id: Option<&str>) -> Option<String> {
+        let id = id.map(|id| format!(r#","id":{}"#, quoted(id)));
+        let members = id.unwrap_or_default() + &self.members();
+        let members = members.strip_prefix(',')?;
+        Some(format!("{{{members}}}"))
+    }
+
+    /// A verbatim payload with them. It is not read: they are its last members, which count where one has the same name.
+    fn added_to(self, payload: &str) -> Option<String> {
+        let members = self.members();
+        let members = members.strip_prefix(',')?;
+        let open = payload.strip_prefix('{')?.trim_end().strip_suffix('}')?;
+        let comma = if open.trim_ascii().is_empty() { "" } else { "," };
+        Some(format!("{{{open}{comma}{members}}}"))
+    }
+}
+
 impl<'a> Message<'a> {
     /// The id of the stored message this is.
     #[must_use]
@@ -58,32 +99,49 @@ impl<'a> Message<'a> {
     /// # Errors
     /// If it cannot be framed. JSON always can: what does not fit into kind 4 goes out as text.
     pub fn encode(&self, version: Version, topic: &str) -> Result<Option<Frame>, Unframeable> {
+        self.encode_marked(version, topic, Marks::default())
+    }
+
+    /// As [`Message::encode`], with marks: among the `meta` of events, beside the members of verbatim payloads.
+    pub(crate) fn encode_marked(
+        &self,
+        version: Version,
+        topic: &str,
+        marks: Marks<'_>,
+    ) -> Result<Option<Frame>, Unframeable> {
         let (event, body, id) = match *self {
             Self::Verbatim { payload } => {
+                let marked = marks.added_to(payload);
+                let payload = marked.as_deref().unwrap_or(payload);
                 return Ok(Some(fan_out(version, topic, BROADCAST, payload).into()));
             }
             Self::Event { event, body, id } => (event, body, id),
         };
+        let metadata = marks.metadata(id);
         match (version, body) {
             (Version::V1, Body::Binary(_)) => Ok(None),
             (Version::V1, Body::Json(json)) => {
-                let payload = event_payload(event, json, id);
+                let payload = payload_with_meta(event, json, metadata.as_deref());
                 Ok(Some(fan_out(version, topic, BROADCAST, &payload).into()))
             }
             (Version::V2, body) => {
-                let metadata = id.map(|id| format!(r#"{{"id":{}}}"#, quoted(id)));
-                let metadata = metadata.as_deref().unwrap_or_default();
                 let (encoding, bytes) = match body {
                     Body::Json(json) => (Encoding::Json, json.as_bytes()),
                     Body::Binary(bytes) => (Encoding::Binary, bytes),
                 };
                 match (
-                    encode_user_broadcast(topic, event, metadata, encoding, bytes),
+                    encode_user_broadcast(
+                        topic,
+                        event,
+                        metadata.as_deref().unwrap_or_default(),
+                        encoding,
+                        bytes,
+                    ),
                     body,
                 ) {
                     (Ok(frame), _) => Ok(Some(Frame::binary(frame))),
                     (Err(_), Body::Json(json)) => {
-                        let payload = event_payload(event, json, id);
+                        let payload = payload_with_meta(event, json, metadata.as_deref());
                         Ok(Some(fan_out(version, topic, BROADCAST, &payload).into()))
                     }
                     (Err(error), Body::Binary(_)) => Err(error.into()),
@@ -118,12 +176,6 @@ pub fn encode_replayed(
             Ok(Some(Frame::binary(frame)))
         }
     }
-}
-
-/// The payload of a user event as text frames carry it.
-fn event_payload(event: &str, json: &str, id: Option<&str>) -> String {
-    let metadata = id.map(|id| format!(r#"{{"id":{}}}"#, quoted(id)));
-    payload_with_meta(event, json, metadata.as_deref())
 }
 
 /// The payload of a user event as text frames carry it; `json` and `metadata` are JSON text.
@@ -220,6 +272,55 @@ mod tests {
             frame.bytes(),
             b"\x04\x0d\x01\x1b\x00realtime:roome{\"replayed\":true,\"id\":\"u1\"}x"
         );
+    }
+
+    #[test]
+    fn marks_are_in_the_meta_of_events_and_beside_the_members_of_verbatim_payloads() {
+        let marks = Marks {
+            position: Some("7:1"),
+            is_replayed: true,
+        };
+        let live = Marks {
+            is_replayed: false,
+            ..marks
+        };
+        for (payload, marked) in [
+            ("{}", r#"{"position":"7:1"}"#),
+            ("{ }\n", r#"{ "position":"7:1"}"#),
+            (r#"{"event":"}"} "#, r#"{"event":"}","position":"7:1"}"#),
+            (r#"{"position":0}"#, r#"{"position":0,"position":"7:1"}"#),
+            ("[1]", "[1]"),
+            ("5", "5"),
+        ] {
+            let message = Message::Verbatim { payload };
+            assert_eq!(
+                text(message.encode_marked(Version::V2, TOPIC, live).unwrap()),
+                format!(r#"[null,null,"realtime:room","broadcast",{marked}]"#)
+            );
+        }
+        let event = |id| Message::Event {
+            event: "e",
+            body: Body::Json("{}"),
+            id,
+        };
+        for (id, marks, meta) in [
+            (None, live, r#"{"position":"7:1"}"#),
+            (None, marks, r#"{"replayed":true,"position":"7:1"}"#),
+            (Some("u1"), live, r#"{"id":"u1","position":"7:1"}"#),
+        ] {
+            assert_eq!(
+                text(event(id).encode_marked(Version::V1, TOPIC, marks).unwrap()),
+                format!(
+                    r#"{{"topic":"realtime:room","event":"broadcast","payload":{{"event":"e","payload":{{}},"type":"broadcast","meta":{meta}}},"ref":null}}"#
+                )
+            );
+            let frame = event(id)
+                .encode_marked(Version::V2, TOPIC, marks)
+                .unwrap()
+                .unwrap();
+            let expected = format!("realtime:roome{meta}{{}}");
+            assert_eq!(&frame.bytes()[5..], expected.as_bytes());
+        }
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! The rooms of a server and their members.
 
-use crate::message::{Message, Unframeable};
+use crate::message::{Marks, Message, Unframeable};
 use crate::replay::Replay;
+use crate::window::{Kept, Since, Unrecovered, Window, WindowLimits};
 use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -35,6 +37,15 @@ impl MemberId {
     }
 }
 
+/// Who casts and shall not be told it: not live, and not again when it comes back.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Speaker {
+    /// The member.
+    pub member: MemberId,
+    /// The name it goes by ([`Member::name`]).
+    pub name: Option<Arc<str>>,
+}
+
 /// A channel that enters a room.
 pub struct Member {
     /// The socket's serializer.
@@ -47,6 +58,9 @@ pub struct Member {
     pub hears_presence: bool,
     /// Stored messages it is about to get.
     pub replay: Option<Arc<Replay>>,
+    /// What its client calls itself, by which it is known when it comes back. Whoever calls itself the same is not told
+    /// again what this one cast without hearing it.
+    pub name: Option<Arc<str>>,
 }
 
 /// What a member hears.
@@ -68,6 +82,8 @@ struct Seated {
 struct Seats {
     seated: Vec<Seated>,
     places: HashMap<MemberId, usize>,
+    /// Whether the room is no room any more: whoever comes now is in another.
+    is_gone: bool,
 }
 
 impl Seats {
@@ -96,9 +112,36 @@ pub struct Rooms {
     private: Floor,
     last_id: AtomicU64,
     over_limit: AtomicBool,
+    /// The recent broadcasts of private rooms, if they are kept.
+    window: Option<Window>,
 }
 
+/// What a member missed: the frames that tell it, oldest first.
+pub type Recovered = Result<Vec<Frame>, Unrecovered>;
+
 impl Rooms {
+    /// No rooms yet, whose recent private broadcasts are kept within these limits. The epoch, a random number, tells
+    /// positions of this process from those of others.
+    #[must_use]
+    pub fn with_window(limits: WindowLimits, epoch: u32) -> Self {
+        Self {
+            window: limits.keeps().then(|| Window::new(limits, epoch)),
+            ..Self::default()
+        }
+    }
+
+    /// Forgets recent broadcasts that are too old; says how many bytes and messages are kept.
+    pub fn sweep(&self) -> (usize, usize) {
+        self.window.as_ref().map(Window::sweep).unwrap_or_default()
+    }
+
+    /// Broadcasts may have been missed until now: none before is told again.
+    pub fn interrupt(&self) {
+        if let Some(window) = &self.window {
+            window.interrupt();
+        }
+    }
+
     /// While set, every member that is delivered a broadcast is told so ([`Outlet::over_limit`]).
     pub fn set_over_limit(&self, over_limit: bool) {
         self.over_limit.store(over_limit, Ordering::Release);
@@ -107,6 +150,31 @@ impl Rooms {
     /// Lets a channel into a room, until the returned value is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
+        self.seat(room, member, None).0
+    }
+
+    /// As [`Rooms::enter`], with what was cast since a moment, in order. All that comes later reaches the member's outlet,
+    /// and nothing does twice. What was cast by a member of the same name that did not want its own is left out unless
+    /// `own`.
+    pub fn enter_since(
+        self: &Arc<Self>,
+        room: Room<'_>,
+        member: Member,
+        since: Since,
+        own: bool,
+    ) -> (Membership, Recovered) {
+        let (membership, recovered) = self.seat(room, member, Some((since, own)));
+        (membership, recovered.unwrap_or(Ok(Vec::new())))
+    }
+
+    fn seat(
+        self: &Arc<Self>,
+        room: Room<'_>,
+        member: Member,
+        since: Option<(Since, bool)>,
+    ) -> (Membership, Option<Recovered>) {
+        let version = member.version;
+        let name = member.name;
         let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
         let ears = Arc::new(Ears {
             broadcasts: AtomicBool::new(member.reads),
@@ -115,24 +183,51 @@ impl Rooms {
         let topic: Arc<str> = room.topic.into();
         let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
         // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
-        seats
-            .write()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take(Seated {
-                id,
-                version: member.version,
-                outlet: member.outlet,
-                ears: Arc::clone(&ears),
-                replay: member.replay,
-            });
+        let mut taken = seats.write().unwrap_or_else(PoisonError::into_inner);
+        taken.take(Seated {
+            id,
+            version,
+            outlet: member.outlet,
+            ears: Arc::clone(&ears),
+            replay: member.replay,
+        });
+        // One step with taking the seat: nothing is cast to the room meanwhile, so what is kept by now is not heard live,
+        // and what is not is.
+        let missed = since.map(|(since, own)| match &self.window {
+            None => Err(Unrecovered::Off),
+            Some(_) if !room.is_private => Err(Unrecovered::Public),
+            Some(window) => {
+                let except = name.as_deref().filter(|_| !own);
+                Ok((window, window.missed(&topic, since, except)?))
+            }
+        });
+        drop(taken);
         drop(seats);
-        Membership {
+        let recovered = missed.map(|missed| {
+            let (window, missed) = missed?;
+            let topic = format!("realtime:{topic}");
+            let frame = |kept: &Arc<Kept>| {
+                let marks = Marks {
+                    position: Some(&window.position(kept.number())),
+                    is_replayed: true,
+                };
+                // What cannot be framed reached nobody.
+                kept.message()?
+                    .encode_marked(version, &topic, marks)
+                    .ok()
+                    .flatten()
+            };
+            Ok(missed.iter().filter_map(frame).collect())
+        });
+        let membership = Membership {
             rooms: Arc::clone(self),
             topic,
             is_private: room.is_private,
             id,
+            name,
             ears,
-        }
+        };
+        (membership, recovered)
     }
 
     /// Delivers a message to every member that may hear it, except one, and says how many got it.
@@ -143,15 +238,70 @@ impl Rooms {
         &self,
         room: Room<'_>,
         message: &Message<'_>,
-        except: Option<MemberId>,
+        except: Option<&Speaker>,
     ) -> Result<usize, Unframeable> {
+        if let (true, Some(window)) = (room.is_private, &self.window) {
+            return self.cast_and_keep(window, room.topic, message, except);
+        }
         let seats = self
             .floor(room.is_private)
             .get(room.topic)
             .map(|seats| Arc::clone(&seats));
         let Some(seats) = seats else { return Ok(0) };
-        let topic = format!("realtime:{}", room.topic);
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
+        let except = except.map(|speaker| speaker.member);
+        self.hand(&seats, room.topic, message, Marks::default(), except)
+    }
+
+    /// One message of a private room after the other: it gets its position, reaches the members and is kept in one step, so
+    /// that all members get all messages in the order of their positions, and who comes back gets the rest of them.
+    fn cast_and_keep(
+        &self,
+        window: &Window,
+        topic: &str,
+        message: &Message<'_>,
+        except: Option<&Speaker>,
+    ) -> Result<usize, Unframeable> {
+        let by = except.and_then(|speaker| speaker.name.as_ref());
+        loop {
+            let seats = self.private.get(topic).map(|seats| Arc::clone(&seats));
+            let Some(seats) = seats else {
+                if !window.covers(topic) {
+                    return Ok(0);
+                }
+                // Nobody can enter while the place is held.
+                let Entry::Vacant(_place) = self.private.entry(topic.into()) else {
+                    continue;
+                };
+                window.keep(topic, window.next(), message, by);
+                return Ok(0);
+            };
+            let seats = seats.write().unwrap_or_else(PoisonError::into_inner);
+            if seats.is_gone {
+                continue;
+            }
+            let number = window.next();
+            let position = window.position(number);
+            let marks = Marks {
+                position: Some(&position),
+                is_replayed: false,
+            };
+            let except = except.map(|speaker| speaker.member);
+            let receivers = self.hand(&seats, topic, message, marks, except)?;
+            window.keep(topic, number, message, by);
+            return Ok(receivers);
+        }
+    }
+
+    fn hand(
+        &self,
+        seats: &Seats,
+        topic: &str,
+        message: &Message<'_>,
+        marks: Marks<'_>,
+        except: Option<MemberId>,
+    ) -> Result<usize, Unframeable> {
+        let topic = format!("realtime:{topic}");
         let hearing = || {
             seats
                 .seated
@@ -160,7 +310,7 @@ impl Rooms {
         };
         let frame = |version: Version| -> Result<Option<Frame>, Unframeable> {
             if hearing().any(|member| member.version == version) {
-                message.encode(version, &topic)
+                message.encode_marked(version, &topic, marks)
             } else {
                 Ok(None)
             }
@@ -283,6 +433,7 @@ pub struct Membership {
     topic: Arc<str>,
     is_private: bool,
     id: MemberId,
+    name: Option<Arc<str>>,
     ears: Arc<Ears>,
 }
 
@@ -300,6 +451,13 @@ impl Membership {
     #[must_use]
     pub fn id(&self) -> MemberId {
         self.id
+    }
+
+    /// Has the broadcasts of a private room kept from now on, if such are: the member is told all of them.
+    pub fn keep_recent(&self) {
+        if let (true, Some(window)) = (self.is_private, &self.rooms.window) {
+            window.cover(&self.topic);
+        }
     }
 
     /// Lets the member hear broadcasts from now on, or not any more.
@@ -324,8 +482,17 @@ impl Membership {
     /// # Errors
     /// As [`Rooms::cast`].
     pub fn cast(&self, message: &Message<'_>, own: bool) -> Result<usize, Unframeable> {
-        let except = (!own).then_some(self.id);
-        self.rooms.cast(self.room(), message, except)
+        let except = (!own).then(|| self.speaker());
+        self.rooms.cast(self.room(), message, except.as_ref())
+    }
+
+    /// The member as one that does not hear itself.
+    #[must_use]
+    pub fn speaker(&self) -> Speaker {
+        Speaker {
+            member: self.id,
+            name: self.name.clone(),
+        }
     }
 }
 
@@ -339,11 +506,12 @@ impl Drop for Membership {
                 .leave(self.id);
         }
         floor.remove_if(&self.topic, |_, seats| {
-            seats
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .seated
-                .is_empty()
+            let mut seats = seats.write().unwrap_or_else(PoisonError::into_inner);
+            seats.is_gone = seats.seated.is_empty();
+            if let (true, true, Some(window)) = (seats.is_gone, self.is_private, &self.rooms.window) {
+                window.leave(&self.topic);
+            }
+            seats.is_gone
         });
     }
 }
@@ -382,6 +550,7 @@ mod tests {
             reads: true,
             hears_presence: false,
             replay: None,
+            name: None,
         };
         (rooms.enter(room, member), inbox)
     }
@@ -525,6 +694,7 @@ mod tests {
             reads: true,
             hears_presence: false,
             replay: Some(Arc::clone(&replay)),
+            name: None,
         };
         let _member = rooms.enter(PRIVATE, member);
         let stored = |id| Message::Event {

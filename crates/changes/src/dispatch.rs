@@ -44,6 +44,7 @@ pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch
                 let goes_on = is_resumed && *status.borrow() != Status::Starting;
                 if !goes_on {
                     context.begin_at(start).await;
+                    context.tapped.interrupted();
                 }
                 status.send_replace(Status::Streaming);
                 match loss.take() {
@@ -70,6 +71,7 @@ pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch
                     loss = Some(if is_kept {
                         Loss::Kept(cause)
                     } else {
+                        context.tapped.interrupted();
                         missed(&context, cause);
                         Loss::Told
                     });

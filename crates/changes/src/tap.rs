@@ -12,6 +12,9 @@ pub trait Tap: Send + Sync {
 
     /// Takes a change, in commit order. Must not block: the stream waits.
     fn take(&self, change: &Change);
+
+    /// Changes may be missing between the last that was taken and the next.
+    fn interrupted(&self) {}
 }
 
 /// A tap and the tables it wants.
@@ -39,6 +42,12 @@ impl Tapped {
 
     pub(crate) fn wants(&self, oid: u32) -> bool {
         self.tap.is_some() && self.oids.contains(&oid)
+    }
+
+    pub(crate) fn interrupted(&self) {
+        if let Some(tap) = &self.tap {
+            tap.interrupted();
+        }
     }
 
     pub(crate) fn offer(&self, change: &Change) {

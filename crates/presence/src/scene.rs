@@ -97,6 +97,7 @@ impl Scene {
             reads: true,
             hears_presence: false,
             replay: None,
+            name: None,
         };
         let room = Room {
             topic: "room",

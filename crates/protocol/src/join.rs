@@ -5,6 +5,9 @@ use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use thiserror::Error;
 
+/// What a client calls itself has at most so many bytes, for each of its messages is kept with it.
+const MAX_SENDER_BYTES: usize = 128;
+
 /// A payload that cannot be joined with. The text is the `reason` of the join's error reply.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error("UnknownErrorOnChannel: {0}")]
@@ -51,6 +54,10 @@ pub struct Broadcast {
     /// Stored broadcasts wanted, as sent: a bad value is an error on private channels only, while on public ones the
     /// key alone is, even with null (`protocol.md 5.9`).
     pub replay: Option<Box<RawValue>>,
+    /// From where on broadcasts were missed, as sent; null is nothing (decision 30).
+    pub since: Option<Box<RawValue>>,
+    /// What the client calls itself, so that it is not told again what it sent itself (decision 30).
+    pub sender: Option<String>,
 }
 
 /// The object `config.presence`.
@@ -156,7 +163,18 @@ impl Reader {
             // Anything but null and false, the string "false" included.
             replication_ready: present(&fields, "replication_ready").is_some_and(|raw| raw.get() != "false"),
             replay: fields.remove("replay"),
+            since: fields.remove("since").filter(|since| !is_null(since)),
+            sender: present(&fields, "sender").and_then(|raw| self.sender(raw)),
         })
+    }
+
+    fn sender(&mut self, raw: &RawValue) -> Option<String> {
+        let sender: Option<String> = serde_json::from_str(raw.get()).ok();
+        let sender = sender.filter(|sender| sender.len() <= MAX_SENDER_BYTES);
+        if sender.is_none() {
+            self.problem("broadcast.sender", "a string of at most 128 bytes");
+        }
+        sender.filter(|sender| !sender.is_empty())
     }
 
     fn presence(&mut self, config: &Fields) -> Presence {

@@ -101,6 +101,8 @@ pub struct Config {
     pub metrics_access: Option<AdminAccess>,
     /// Whether the inspector is served at `/`.
     pub inspector: bool,
+    /// How much is kept of private broadcasts for channels that come back.
+    pub broadcast_window: walcast_broadcast::WindowLimits,
     /// Delay of a refused connect (`protocol.md 1.4`).
     pub connect_error_backoff: Duration,
     /// Longest header value (`protocol.md 1.5`).
@@ -265,6 +267,7 @@ impl Config {
             metrics_access: text(&options.metrics_jwt_secret)
                 .map(|secret| AdminAccess::new([secret], options.metrics_token_blocklist.as_deref())),
             inspector: boolean("WALCAST_INSPECTOR", &options.inspector, true)?,
+            broadcast_window: broadcast_window(options)?,
             connect_error_backoff: duration(
                 "CONNECT_ERROR_BACKOFF_MS",
                 &options.connect_error_backoff_ms,
@@ -362,6 +365,28 @@ impl Config {
             log_format: log_format(&options.log_format)?,
         })
     }
+}
+
+/// Nothing unless one of the two is asked for; then the other has a default.
+fn broadcast_window(options: &Options) -> Result<walcast_broadcast::WindowLimits, ConfigError> {
+    let (age_ms, bytes) = (&options.broadcast_window_ms, &options.broadcast_window_bytes);
+    let (default_ms, default_bytes) = if text(age_ms).or(text(bytes)).is_some() {
+        (120_000, 16 << 20)
+    } else {
+        (0, 0)
+    };
+    Ok(walcast_broadcast::WindowLimits {
+        age: duration("WALCAST_BROADCAST_WINDOW_MS", age_ms, default_ms, 0, 3_600_000)?,
+        bytes: number(
+            "WALCAST_BROADCAST_WINDOW_BYTES",
+            bytes,
+            default_bytes,
+            0,
+            16 << 30,
+        )?,
+        // What clients of other nodes cast is heard only while somebody is in the room.
+        outlives_members: text(&options.nodes.redis_url).is_none(),
+    })
 }
 
 /// Reads the log level as the reference names it (`warning`, `notice`, ...) or as tracing directives.

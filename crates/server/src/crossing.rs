@@ -157,6 +157,8 @@ impl Crossings {
     }
 
     async fn confess(&self, gap: Duration) {
+        // Nobody who comes back is told that it has heard all.
+        self.ear.rooms.interrupt();
         let seconds = gap.as_secs_f64();
         let message = format!(
             "Broadcasts of clients on other nodes may have been missed: the nodes were out of touch for {seconds:.1} s"
@@ -335,6 +337,7 @@ mod tests {
                 reads: true,
                 hears_presence: false,
                 replay: None,
+                name: None,
             };
             (self.rooms.enter(ROOM, member), inbox)
         }

@@ -81,7 +81,7 @@ impl DatabaseBroadcast {
         let receivers = self
             .tenant
             .rooms
-            .cast(room, &message, self.tenant.withheld.take(row.id))
+            .cast(room, &message, self.tenant.withheld.take(row.id).as_ref())
             .map_err(|error| error.to_string())?;
         self.tenant.note_broadcast(receivers);
         Ok(())
@@ -89,6 +89,11 @@ impl DatabaseBroadcast {
 }
 
 impl Tap for DatabaseBroadcast {
+    /// Rows may have been missed, so nobody who comes back is told that it has heard all.
+    fn interrupted(&self) {
+        self.tenant.rooms.interrupt();
+    }
+
     fn wants(&self, relation: &Relation) -> bool {
         is_messages_partition(relation)
     }

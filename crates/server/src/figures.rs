@@ -379,6 +379,21 @@ pub const FIGURES: &[Figure] = &[
         &["code"],
         "Rows of `realtime.messages`, relayed (`ok`) or not",
     ),
+    counter(
+        "walcast_broadcasts_told_again_total",
+        &[],
+        "Private broadcasts that channels missed and were told when they came back",
+    ),
+    gauge(
+        "walcast_broadcast_window_bytes",
+        &[],
+        "Memory of private broadcasts kept for channels that come back",
+    ),
+    gauge(
+        "walcast_broadcast_window_messages",
+        &[],
+        "Private broadcasts kept for channels that come back",
+    ),
     gauge(
         "walcast_presences",
         &[],

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use walcast_broadcast::{Member, Replay, Room};
+use walcast_broadcast::{Member, Replay, Room, Since};
 use walcast_changes::Subscription;
 use walcast_messages::{Rights, RightsError};
 use walcast_protocol::{
@@ -16,6 +16,7 @@ use walcast_protocol::{
 
 use crate::attend::Attendance;
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
+use crate::missed::{self, Missed, NotTold};
 use crate::outbox::{End, Gate, close_code};
 use crate::private::{self, Private};
 use crate::relay::Relay;
@@ -56,7 +57,7 @@ pub struct Accepted {
     pub channel: Box<Channel>,
     /// The `response` of the reply.
     pub response: String,
-    /// Stored messages it asked for, oldest first.
+    /// Stored and missed messages it asked for, oldest first.
     pub replayed: Vec<Frame>,
     /// How its subscription went, if it asked for changes.
     pub casting: Option<Result<(), Unfulfilled>>,
@@ -139,7 +140,9 @@ impl Attempt {
             .grant(self.sub_topic())
             .map_err(|error| not_opened(&error))?;
         let replay = self.replay_range(&payload)?;
-        let private = self.private(&payload, &credentials, replay.is_some()).await?;
+        let since = missed::since(&payload);
+        let is_told_again = replay.is_some() || since.is_some();
+        let private = self.private(&payload, &credentials, is_told_again).await?;
         let entries = self.entries(&payload);
         let response = join_response(&entries);
         let legacy = payload.config.is_none();
@@ -162,7 +165,7 @@ impl Attempt {
             self.tenant.settings().token_grace_s,
         );
         let history = replay.is_some().then(Arc::<Replay>::default);
-        let relay = self.relay(&payload, private.as_deref(), grant, history.clone());
+        let (relay, missed) = self.relay(&payload, private.as_deref(), grant, history.clone(), since);
         let with_presence = self.is_with_presence(&payload);
         // A public one may be granted to hear by a later token.
         let hears_presence = private
@@ -172,16 +175,18 @@ impl Attempt {
         if let Some(crossing) = &relay.crossing {
             crossing.ready().await;
         }
+        relay.membership.keep_recent();
         if let Some(following) = following.as_ref().filter(|_| with_presence) {
             following.caught_up(FIRST_SIGHT).await;
         }
         let presence = payload.config.as_ref().map(|config| &config.presence);
         let key = presence.and_then(|presence| presence.key.as_deref());
         let attendance = Attendance::new(key, with_presence, following);
-        let replayed = match (replay, history) {
+        let mut replayed = match (replay, history) {
             (Some(range), Some(history)) => self.replay(range, &history).await?,
             _ => Vec::new(),
         };
+        replayed.extend(missed.map(|missed| self.tell_missed(missed)).unwrap_or_default());
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
@@ -364,7 +369,8 @@ impl Attempt {
         private: Option<&Private>,
         grant: Grant,
         history: Option<Arc<Replay>>,
-    ) -> Relay {
+        since: Option<Result<Since, NotTold>>,
+    ) -> (Relay, Option<Missed>) {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
@@ -377,17 +383,28 @@ impl Attempt {
             // Who is told the state hears from then on.
             hears_presence: private.is_none() && grant.presence.read && !self.is_with_presence(payload),
             replay: history,
+            name: config.and_then(|config| Some(config.broadcast.sender.as_deref()?.into())),
         };
-        Relay {
-            membership: self.tenant.rooms.enter(room, member),
+        let own = config.is_some_and(|config| config.broadcast.own);
+        let (membership, missed) = match since {
+            None => (self.tenant.rooms.enter(room, member), None),
+            Some(Err(not_told)) => (self.tenant.rooms.enter(room, member), Some(Err(not_told))),
+            Some(Ok(since)) => {
+                let (membership, recovered) = self.tenant.rooms.enter_since(room, member, since, own);
+                (membership, Some(recovered.map_err(NotTold::from)))
+            }
+        };
+        let relay = Relay {
+            membership,
             crossing: self
                 .tenant
                 .crossings
                 .as_ref()
                 .map(|crossings| crossings.enter(room)),
             ack: config.is_some_and(|config| config.broadcast.ack),
-            own: config.is_some_and(|config| config.broadcast.own),
-        }
+            own,
+        };
+        (relay, missed)
     }
 
     /// Whether the client asked for presence, or the server has it for everybody (`protocol.md 6.3`).

@@ -43,6 +43,7 @@ pub mod logging;
 pub mod metrics;
 pub mod migrate;
 pub mod mint;
+mod missed;
 pub mod nodes;
 pub mod open_files;
 mod openapi;

@@ -204,6 +204,16 @@ pub fn socket_closed(code: u16) {
     counter!("walcast_sockets_closed_total", "code" => code.to_string()).increment(1);
 }
 
+/// Bytes and messages of private broadcasts that are kept, of each tenant.
+pub fn observe_broadcast_window(kept: impl Iterator<Item = (usize, usize)>) {
+    let (bytes, messages) = kept.fold((0, 0), |sum, kept| (sum.0 + kept.0, sum.1 + kept.1));
+    // Far below what a double loses.
+    #[allow(clippy::cast_precision_loss)]
+    let set = |name: &'static str, value: usize| gauge!(name).set(value as f64);
+    set("walcast_broadcast_window_bytes", bytes);
+    set("walcast_broadcast_window_messages", messages);
+}
+
 /// Copies the figures of the replication stream into the recorder.
 pub fn observe_replication(stats: &walcast_replication::Stats) {
     counter!("walcast_changes_decoded_total").absolute(stats.changes_decoded.load(Ordering::Relaxed));

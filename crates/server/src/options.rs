@@ -166,6 +166,24 @@ pub struct Options {
     )]
     pub window_bytes: Option<String>,
 
+    /// For how long broadcasts of private channels are kept for channels that come back
+    /// [default: 0, or 120000 if WALCAST_BROADCAST_WINDOW_BYTES is set]
+    #[arg(
+        long,
+        env = "WALCAST_BROADCAST_WINDOW_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub broadcast_window_ms: Option<String>,
+    /// Memory for broadcasts that are kept [default: 0, or 16777216 if WALCAST_BROADCAST_WINDOW_MS is set]
+    #[arg(
+        long,
+        env = "WALCAST_BROADCAST_WINDOW_BYTES",
+        hide_env_values = true,
+        value_name = "BYTES"
+    )]
+    pub broadcast_window_bytes: Option<String>,
+
     /// The project's JWT secret, which signs its API keys and user tokens
     #[arg(long, env = "API_JWT_SECRET", hide_env_values = true, value_name = "SECRET")]
     pub api_jwt_secret: Option<String>,

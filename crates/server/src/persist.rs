@@ -9,7 +9,7 @@ use dashmap::DashMap;
 use futures_util::future::BoxFuture;
 use serde::Deserialize;
 use std::sync::Arc;
-use walcast_broadcast::MemberId;
+use walcast_broadcast::Speaker;
 use walcast_messages::{Body, Keep, NewMessage, PersistError};
 use walcast_protocol::{Encoding, Ref, Status, UserBroadcastPush};
 
@@ -25,17 +25,17 @@ const REMEMBERED_FOR: Duration = Duration::from_secs(60);
 
 /// Stored messages under way that their sender shall not hear.
 #[derive(Default)]
-pub struct Withheld(DashMap<Box<str>, (MemberId, Instant)>);
+pub struct Withheld(DashMap<Box<str>, (Speaker, Instant)>);
 
 impl Withheld {
-    fn withhold(&self, id: &str, from: MemberId) {
+    fn withhold(&self, id: &str, from: Speaker) {
         self.0.retain(|_, (_, since)| since.elapsed() < REMEMBERED_FOR);
         self.0.insert(id.into(), (from, Instant::now()));
     }
 
     /// Who shall not hear the message that came back.
-    pub fn take(&self, id: &str) -> Option<MemberId> {
-        self.0.remove(id).map(|(_, (member, _))| member)
+    pub fn take(&self, id: &str) -> Option<Speaker> {
+        self.0.remove(id).map(|(_, (speaker, _))| speaker)
     }
 }
 
@@ -97,7 +97,7 @@ impl Socket {
         };
         let event = push.event.clone();
         let id = uuid::Uuid::new_v4().to_string();
-        let sender = (!channel.relay.own).then(|| channel.relay.membership.id());
+        let sender = (!channel.relay.own).then(|| channel.relay.membership.speaker());
         let reference = reference.clone();
         let work: BoxFuture<'static, Done> = Box::pin(async move {
             if let Some(sender) = sender {

@@ -179,7 +179,10 @@ pub async fn run_with(
     loop {
         tokio::select! {
             () = accept.as_mut() => break,
-            _ = upkeep.tick() => recorder.run_upkeep(),
+            _ = upkeep.tick() => {
+                recorder.run_upkeep();
+                metrics::observe_broadcast_window(server.tenants.all().map(|tenant| tenant.rooms.sweep()));
+            }
             _ = bucket.tick() => server.tenants.all().for_each(|tenant| tenant.rates.tick(&tenant.rooms)),
             _ = sharing.tick(), if is_sharing => server.tenants.all().for_each(|tenant| tenant.share_counts()),
         }

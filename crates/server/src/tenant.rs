@@ -78,7 +78,7 @@ impl Tenant {
             metrics,
         } = ground;
         let rates = Arc::new(Rates::new(&settings.limits));
-        let rooms = Arc::<Rooms>::default();
+        let rooms = Arc::new(Rooms::with_window(config.broadcast_window, rand::random()));
         let has_nodes = config.cluster.redis.is_some();
         let neighbours = has_nodes.then(|| Neighbours::new(Arc::clone(&cluster), nodes::TENANT));
         let presences = Presences::new(

@@ -32,6 +32,7 @@ mod key_sets;
 mod limits;
 mod metrics;
 mod migrations;
+mod missed;
 mod nodes;
 mod openapi;
 mod presence;

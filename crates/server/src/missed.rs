@@ -1,0 +1,100 @@
+//! Recent broadcasts for a private channel that comes back: `config.broadcast.since` (decision 30).
+
+use walcast_broadcast::{Since, Unrecovered};
+use walcast_protocol::{Frame, JoinPayload, System};
+
+use crate::join::Attempt;
+
+/// What a channel missed, as frames for it, or why it is not told.
+pub(crate) type Missed = Result<Vec<Frame>, NotTold>;
+
+/// Why a channel is not told what it missed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum NotTold {
+    /// They are not known.
+    #[error(transparent)]
+    Unrecovered(#[from] Unrecovered),
+    /// The key means nothing.
+    #[error("`since` must be the position of a message, or milliseconds since 1970")]
+    NotAMoment,
+    /// Messages could come twice.
+    #[error("`since` cannot be combined with `replay`")]
+    Replayed,
+}
+
+/// From where on a join wants what it missed; none if it does not ask.
+pub(crate) fn since(payload: &JoinPayload) -> Option<Result<Since, NotTold>> {
+    let broadcast = &payload.config.as_ref()?.broadcast;
+    let since = broadcast.since.as_ref()?.get();
+    if broadcast.replay.is_some() {
+        return Some(Err(NotTold::Replayed));
+    }
+    let moment = match serde_json::from_str::<String>(since) {
+        Ok(text) => Since::position(&text),
+        Err(_) => since.parse().ok().map(Since::Timestamp),
+    };
+    Some(moment.ok_or(NotTold::NotAMoment))
+}
+
+impl Attempt {
+    /// The frames that follow the join's reply: what was missed, or a word that something may have been.
+    pub(crate) fn tell_missed(&self, missed: Missed) -> Vec<Frame> {
+        let not_told = match missed {
+            Ok(frames) => {
+                metrics::counter!("walcast_broadcasts_told_again_total").increment(frames.len() as u64);
+                return frames;
+            }
+            Err(not_told) => not_told,
+        };
+        tracing::info!(topic = &*self.topic, cause = %not_told, "a channel was not told what it missed");
+        let message = format!("Broadcasts may have been missed: {not_told}");
+        let system = System {
+            extension: "system",
+            status: "error",
+            message: &message,
+            channel: Some(self.sub_topic()),
+            warnings: &[],
+        };
+        vec![walcast_protocol::system(self.version, &self.reference, &self.topic, &system).into()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::value::RawValue;
+
+    #[test]
+    fn a_moment_is_a_position_or_milliseconds() {
+        let position = Since::Position {
+            epoch: 0xab,
+            number: 12,
+        };
+        for (broadcast, expected) in [
+            ("{}", None),
+            (r#"{"since":null}"#, None),
+            (r#"{"since":"000000ab:12"}"#, Some(Ok(position))),
+            (
+                r#"{"since":1700000000000}"#,
+                Some(Ok(Since::Timestamp(1_700_000_000_000))),
+            ),
+            (r#"{"since":1.5}"#, Some(Err(NotTold::NotAMoment))),
+            (r#"{"since":""}"#, Some(Err(NotTold::NotAMoment))),
+            (r#"{"since":"1700000000000"}"#, Some(Err(NotTold::NotAMoment))),
+            (r#"{"since":[1]}"#, Some(Err(NotTold::NotAMoment))),
+            (
+                r#"{"since":99999999999999999999}"#,
+                Some(Err(NotTold::NotAMoment)),
+            ),
+            (
+                r#"{"since":1,"replay":{"since":1}}"#,
+                Some(Err(NotTold::Replayed)),
+            ),
+        ] {
+            let payload = format!(r#"{{"config":{{"private":true,"broadcast":{broadcast}}}}}"#);
+            let raw = RawValue::from_string(payload).unwrap();
+            let payload = JoinPayload::parse(&raw).unwrap();
+            assert_eq!(since(&payload), expected, "{broadcast}");
+        }
+    }
+}
