@@ -1,8 +1,11 @@
 //! Publish and subscribe by topic.
 
+use crate::error::ClusterError;
 use crate::interest::Interest;
 use crate::node::NodeId;
+use crate::recent::{Keep, Recent};
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::broadcast;
@@ -16,6 +19,8 @@ pub struct Received<'a> {
     pub origin: NodeId,
     /// What was published.
     pub payload: &'a Bytes,
+    /// Its number among those of the topic that are kept, if it is.
+    pub number: Option<u64>,
 }
 
 /// Hears the publications of other nodes.
@@ -81,6 +86,24 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// It was not taken, and nobody gets it.
     fn publish(&self, topic: &str, payload: &[u8]) -> Result<(), PublishError>;
+
+    /// As [`Bus::publish`], but it is also kept for those who ask for it later. If it is refused, or lost on its way, a new
+    /// epoch begins ([`Recent::epoch`]).
+    ///
+    /// # Errors
+    /// As there.
+    fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError>;
+
+    /// The number of the last publication to a topic that was kept, and those after a number, if one is given; those of
+    /// this node are among them.
+    ///
+    /// # Errors
+    /// Redis is away or refuses, or something was lost and that is not known to all yet.
+    fn recent<'a>(
+        &'a self,
+        topic: &'a str,
+        after: Option<u64>,
+    ) -> BoxFuture<'a, Result<Recent, ClusterError>>;
 
     /// Hears what others publish to a topic, until the returned value is dropped.
     fn subscribe(&self, topic: &str, listener: Arc<dyn Listener>) -> Subscription;

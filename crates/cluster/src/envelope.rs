@@ -13,6 +13,11 @@ use bytes::Bytes;
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
 const VERSION: u8 = 1;
+
+/// Begins a publication that is kept: its number follows, in as many decimal digits, and then the envelope. The number is
+/// not known before it is published, so it stands outside.
+const NUMBERED: u8 = 2;
+const NUMBER_DIGITS: usize = 20;
 const HEADER_BYTES: usize = 17;
 
 /// Bytes that are no envelope.
@@ -26,6 +31,9 @@ pub enum EnvelopeError {
     /// Of another Walcast, or of something else.
     #[error("an envelope of version {0} instead of 1; do nodes of another version share the prefix?")]
     Version(u8),
+    /// No number where one should be.
+    #[error("no number of a publication that is kept; does something else publish under the prefix?")]
+    Number,
     /// Longer than anything a node publishes.
     #[error("a payload of {0} bytes, above 16 MiB; does something else publish under the prefix?")]
     Long(usize),
@@ -57,6 +65,22 @@ pub fn open(sealed: &Bytes) -> Result<(NodeId, Bytes), EnvelopeError> {
     Ok((NodeId::from_bytes(*origin), sealed.slice(HEADER_BYTES..)))
 }
 
+/// Takes the number off a publication that is kept; one that is not is left as it is.
+///
+/// # Errors
+/// When it has none although it should.
+pub(crate) fn unnumber(published: Bytes) -> Result<(Option<u64>, Bytes), EnvelopeError> {
+    if published.first() != Some(&NUMBERED) {
+        return Ok((None, published));
+    }
+    let digits = published.get(1..=NUMBER_DIGITS).ok_or(EnvelopeError::Short)?;
+    let number = std::str::from_utf8(digits)
+        .ok()
+        .and_then(|digits| digits.parse().ok())
+        .ok_or(EnvelopeError::Number)?;
+    Ok((Some(number), published.slice(1 + NUMBER_DIGITS..)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -73,12 +97,32 @@ mod tests {
     }
 
     #[test]
+    fn a_publication_that_is_kept_has_its_number_before_the_envelope() {
+        let sealed = seal(NodeId::random(), b"payload");
+        let plain = Bytes::from(sealed.clone());
+        assert_eq!(unnumber(plain.clone()), Ok((None, plain.clone())));
+        let numbered = |digits: &[u8]| Bytes::from([&[2], digits, &sealed].concat());
+        assert_eq!(
+            unnumber(numbered(b"00001763741234567001")),
+            Ok((Some(1_763_741_234_567_001), plain))
+        );
+        assert_eq!(
+            unnumber(numbered(b"0000176374123456700x")),
+            Err(EnvelopeError::Number)
+        );
+        assert_eq!(
+            unnumber(Bytes::from_static(b"\x02123")),
+            Err(EnvelopeError::Short)
+        );
+    }
+
+    #[test]
     fn other_bytes_are_refused() {
         assert_eq!(open(&Bytes::new()), Err(EnvelopeError::Short));
         assert_eq!(open(&Bytes::from_static(&[1; 16])), Err(EnvelopeError::Short));
         assert_eq!(
-            open(&Bytes::from_static(&[2; 40])),
-            Err(EnvelopeError::Version(2))
+            open(&Bytes::from_static(&[3; 40])),
+            Err(EnvelopeError::Version(3))
         );
         let long = seal(NodeId::random(), &vec![0; MAX_PAYLOAD_BYTES + 1]);
         assert_eq!(

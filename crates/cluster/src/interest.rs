@@ -129,7 +129,7 @@ impl Interest {
     }
 
     /// Lets the listeners of a topic hear a message; says whether there are any.
-    pub(crate) fn deliver(&self, topic: &str, origin: NodeId, payload: &Bytes) -> bool {
+    pub(crate) fn deliver(&self, topic: &str, origin: NodeId, payload: &Bytes, number: Option<u64>) -> bool {
         let Some(listeners) = self
             .table()
             .topics
@@ -143,6 +143,7 @@ impl Interest {
                 topic,
                 origin,
                 payload,
+                number,
             });
         }
         !listeners.is_empty()

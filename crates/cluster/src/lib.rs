@@ -19,6 +19,7 @@ mod lease;
 mod memory;
 mod node;
 mod presence;
+mod recent;
 mod redis;
 mod stream;
 
@@ -33,4 +34,5 @@ pub use lease::{Attempt, Lease, Leases, MIN_TTL};
 pub use node::{NodeId, NotANode};
 pub use presence::view::{Diff, Presence};
 pub use presence::{MAX_ID_BYTES, MAX_PRESENCE_BYTES, Presences, Watch, Watcher};
+pub use recent::{Keep, Kept, Recent};
 pub use stream::{Bound, Entry, From, MAX_ENTRY_BYTES, Position, Read, Reader, Streams};

@@ -2,10 +2,14 @@
 
 use crate::bus::{Bus, BusStats, Event, Listener, PublishError, Subscription};
 use crate::envelope::MAX_PAYLOAD_BYTES;
+use crate::error::ClusterError;
 use crate::interest::Interest;
 use crate::memory::Line;
+use crate::memory::recent::Shelves;
 use crate::node::NodeId;
+use crate::recent::{Keep, Recent};
 use bytes::Bytes;
+use futures_util::future::{BoxFuture, FutureExt, ready};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::Duration;
@@ -22,6 +26,7 @@ struct Ear {
 #[derive(Default)]
 pub(crate) struct Wire {
     ears: RwLock<Vec<Weak<Ear>>>,
+    shelves: Shelves,
 }
 
 /// One node's side of it.
@@ -49,6 +54,32 @@ impl MemoryBus {
             published: AtomicU64::new(0),
         }
     }
+
+    fn check(&self, payload: &[u8]) -> Result<(), PublishError> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(PublishError::TooLong { bytes: payload.len() });
+        }
+        if self.ear.line.is_cut() {
+            return Err(PublishError::Lost);
+        }
+        self.published.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn deliver(&self, topic: &str, payload: &Bytes, number: Option<u64>) {
+        let others: Vec<Arc<Ear>> = {
+            let ears = self.wire.ears.read().unwrap_or_else(PoisonError::into_inner);
+            ears.iter()
+                .filter_map(Weak::upgrade)
+                .filter(|ear| ear.node != self.ear.node && !ear.line.is_cut())
+                .collect()
+        };
+        for ear in others {
+            if ear.interest.deliver(topic, self.ear.node, payload, number) {
+                ear.received.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 impl Bus for MemoryBus {
@@ -57,30 +88,36 @@ impl Bus for MemoryBus {
     }
 
     fn publish(&self, topic: &str, payload: &[u8]) -> Result<(), PublishError> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(PublishError::TooLong { bytes: payload.len() });
-        }
-        if self.ear.line.is_cut() {
-            return Err(PublishError::Lost);
-        }
-        self.published.fetch_add(1, Ordering::Relaxed);
-        let others: Vec<Arc<Ear>> = {
-            let ears = self.wire.ears.read().unwrap_or_else(PoisonError::into_inner);
-            ears.iter()
-                .filter_map(Weak::upgrade)
-                .filter(|ear| ear.node != self.ear.node && !ear.line.is_cut())
-                .collect()
-        };
-        if others.is_empty() {
-            return Ok(());
+        self.check(payload)?;
+        self.deliver(topic, &Bytes::copy_from_slice(payload), None);
+        Ok(())
+    }
+
+    fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
+        if let Err(refused) = self.check(payload) {
+            self.wire.shelves.lose();
+            return Err(refused);
         }
         let payload = Bytes::copy_from_slice(payload);
-        for ear in others {
-            if ear.interest.deliver(topic, self.ear.node, &payload) {
-                ear.received.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+        self.wire
+            .shelves
+            .keep(topic, self.ear.node, &payload, keep, |number| {
+                self.deliver(topic, &payload, Some(number));
+            });
         Ok(())
+    }
+
+    fn recent<'a>(
+        &'a self,
+        topic: &'a str,
+        after: Option<u64>,
+    ) -> BoxFuture<'a, Result<Recent, ClusterError>> {
+        let recent = if self.ear.line.is_cut() {
+            Err(ClusterError::Away("cut off".to_owned()))
+        } else {
+            Ok(self.wire.shelves.recent(topic, after))
+        };
+        ready(recent).boxed()
     }
 
     fn subscribe(&self, topic: &str, listener: Arc<dyn Listener>) -> Subscription {

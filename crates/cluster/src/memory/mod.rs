@@ -3,6 +3,7 @@
 mod bus;
 mod lease;
 mod line;
+mod recent;
 mod shelf;
 mod stream;
 

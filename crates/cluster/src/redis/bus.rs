@@ -2,14 +2,18 @@
 
 use crate::bus::{Bus, BusStats, Event, Listener, PublishError, Subscription};
 use crate::envelope::{self, MAX_PAYLOAD_BYTES};
+use crate::error::ClusterError;
 use crate::interest::Interest;
 use crate::node::NodeId;
+use crate::recent::{Keep, Recent};
 use crate::redis::dial::Dial;
 use crate::redis::health::Health;
 use crate::redis::keys::Keys;
 use crate::redis::link::Link;
 use crate::redis::publisher::Publisher;
+use crate::redis::recent::{Loss, RecentReader};
 use crate::redis::subscriber::Subscriber;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -26,12 +30,16 @@ pub(crate) struct RedisBus {
     interest: Arc<Interest>,
     publisher: Publisher,
     subscriber: Subscriber,
+    loss: Arc<Loss>,
+    recent: RecentReader,
 }
 
 impl RedisBus {
     pub(crate) fn start(node: NodeId, dial: Dial, keys: Keys, link: Arc<Link>, health: Arc<Health>) -> Self {
         let interest = Arc::new(Interest::remote(LINGER));
-        let publisher = Publisher::start(link, dial.is_cluster());
+        let loss = Arc::<Loss>::default();
+        let publisher = Publisher::start(Arc::clone(&link), dial.is_cluster(), Arc::clone(&loss));
+        let recent = RecentReader::start(link, keys.clone(), Arc::clone(&loss));
         let subscriber = Subscriber::start(
             dial,
             node,
@@ -46,7 +54,20 @@ impl RedisBus {
             interest,
             publisher,
             subscriber,
+            loss,
+            recent,
         }
+    }
+
+    fn take(&self, topic: &str, payload: &[u8], keep: Option<Keep>) -> Result<(), PublishError> {
+        if payload.len() > MAX_PAYLOAD_BYTES {
+            return Err(PublishError::TooLong { bytes: payload.len() });
+        }
+        if !self.health.is_connected() {
+            return Err(PublishError::Lost);
+        }
+        let sealed = envelope::seal(self.node, payload);
+        self.publisher.take(&self.keys, topic, sealed, keep)
     }
 }
 
@@ -56,14 +77,23 @@ impl Bus for RedisBus {
     }
 
     fn publish(&self, topic: &str, payload: &[u8]) -> Result<(), PublishError> {
-        if payload.len() > MAX_PAYLOAD_BYTES {
-            return Err(PublishError::TooLong { bytes: payload.len() });
+        self.take(topic, payload, None)
+    }
+
+    fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
+        let taken = self.take(topic, payload, Some(keep));
+        if taken.is_err() {
+            self.loss.note();
         }
-        if !self.health.is_connected() {
-            return Err(PublishError::Lost);
-        }
-        self.publisher
-            .take(&self.keys, topic, envelope::seal(self.node, payload))
+        taken
+    }
+
+    fn recent<'a>(
+        &'a self,
+        topic: &'a str,
+        after: Option<u64>,
+    ) -> BoxFuture<'a, Result<Recent, ClusterError>> {
+        Box::pin(self.recent.recent(&self.publisher, topic, after))
     }
 
     fn subscribe(&self, topic: &str, listener: Arc<dyn Listener>) -> Subscription {

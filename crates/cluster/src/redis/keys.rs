@@ -4,6 +4,8 @@
 
 use crate::config::RedisConfig;
 use crate::node::NodeId;
+use crate::redis::recent::Places;
+use redis::cluster_routing::Slot;
 
 /// Names under a prefix.
 #[derive(Debug, Clone)]
@@ -70,6 +72,32 @@ impl Keys {
         format!("{}lease:{{{name}}}:token", self.prefix)
     }
 
+    /// Where the kept publications of a topic are: in the slot of its channel, for one script writes and publishes them.
+    /// None for the few names that leave no room for that.
+    pub(crate) fn recent(&self, topic: &str) -> Option<Places> {
+        let channel = self.channel(topic);
+        let slot = Slot::for_key(&channel);
+        let within = |kind: &str| format!("{}{kind}:{{{channel}}}", self.prefix);
+        let behind = |kind: &str| format!("{channel}:{kind}");
+        [
+            Places {
+                entries: within("recent"),
+                last: within("last"),
+            },
+            Places {
+                entries: behind("recent"),
+                last: behind("last"),
+            },
+        ]
+        .into_iter()
+        .find(|places| Slot::for_key(&places.entries) == slot && Slot::for_key(&places.last) == slot)
+    }
+
+    /// A string: changes when publications that should have been kept may have been lost.
+    pub(crate) fn recent_epoch(&self) -> String {
+        format!("{}recent:epoch", self.prefix)
+    }
+
     /// A stream.
     pub(crate) fn stream(&self, name: &str) -> String {
         format!("{}stream:{{{name}}}", self.prefix)
@@ -79,7 +107,6 @@ impl Keys {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use redis::cluster_routing::Slot;
 
     fn keys() -> Keys {
         Keys::new(&RedisConfig::from_url("redis://h/2").unwrap())
@@ -104,6 +131,18 @@ mod tests {
         let slot = Slot::for_key(keys().alive());
         assert_eq!(slot, Slot::for_key(keys().dead()));
         assert_eq!(slot, Slot::for_key(keys().epoch()));
+    }
+
+    #[test]
+    fn what_is_kept_of_a_topic_is_in_the_slot_of_its_channel() {
+        for topic in ["private:room", "a{b}c", "a{b", "{", "{x}{y}"] {
+            let places = keys().recent(topic).unwrap();
+            let slot = Slot::for_key(keys().channel(topic));
+            assert_eq!(Slot::for_key(&places.entries), slot, "{topic}");
+            assert_eq!(Slot::for_key(&places.last), slot, "{topic}");
+            assert_ne!(places.entries, places.last);
+        }
+        assert!(keys().recent("a}b").is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@ pub(crate) mod keys;
 pub(crate) mod lease;
 pub(crate) mod link;
 mod publisher;
+pub(crate) mod recent;
 pub(crate) mod shelf;
 pub(crate) mod stream;
 mod subscriber;

@@ -1,16 +1,18 @@
 //! What is published, on its way out.
 
 use crate::bus::PublishError;
+use crate::recent::Keep;
 use crate::redis::keys::Keys;
 use crate::redis::link::{Link, Live};
+use crate::redis::recent::{self, Loss, Places};
 use futures_util::stream::{FuturesUnordered, StreamExt};
-use redis::Pipeline;
 use redis::cluster_routing::Slot;
+use redis::{Cmd, Pipeline};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -24,10 +26,31 @@ const BATCH_MESSAGES: usize = 512;
 /// What waited longer than this for a connection is old news.
 const STALE: Duration = Duration::from_secs(5);
 
+/// What the writer takes one after the other.
+enum Order {
+    Send(Waiting),
+    /// To be told when all before it was sent.
+    Tell(oneshot::Sender<()>),
+}
+
 struct Waiting {
     channel: String,
     sealed: Vec<u8>,
+    /// Where it is to be kept, and for how long.
+    keep: Option<(Places, Keep)>,
     since: Instant,
+}
+
+impl Waiting {
+    fn command(&self, publish: &str) -> Cmd {
+        match &self.keep {
+            Some((places, keep)) => recent::keep(places, *keep, publish, &self.channel, &self.sealed),
+            None => redis::cmd(publish)
+                .arg(&self.channel)
+                .arg(&self.sealed)
+                .to_owned(),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -42,7 +65,7 @@ pub(crate) struct Counts {
 
 /// Sends publications in order, as many at once as have come up.
 pub(crate) struct Publisher {
-    queue: mpsc::Sender<Waiting>,
+    queue: mpsc::Sender<Order>,
     counts: Arc<Counts>,
     writer: AbortHandle,
 }
@@ -54,10 +77,11 @@ impl Drop for Publisher {
 }
 
 impl Publisher {
-    pub(crate) fn start(link: Arc<Link>, is_cluster: bool) -> Self {
+    pub(crate) fn start(link: Arc<Link>, is_cluster: bool, loss: Arc<Loss>) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE_MESSAGES);
         let counts = Arc::<Counts>::default();
-        let writer = tokio::spawn(write(link, is_cluster, waiting, Arc::clone(&counts))).abort_handle();
+        let writing = write(link, is_cluster, waiting, Arc::clone(&counts), loss);
+        let writer = tokio::spawn(writing).abort_handle();
         Self {
             queue,
             counts,
@@ -69,8 +93,20 @@ impl Publisher {
         &self.counts
     }
 
-    /// Takes a publication.
-    pub(crate) fn take(&self, keys: &Keys, topic: &str, sealed: Vec<u8>) -> Result<(), PublishError> {
+    /// Returns when all that was taken before was sent, or is known to be lost; false if that will never be.
+    pub(crate) async fn flush(&self) -> bool {
+        let (tell, told) = oneshot::channel();
+        self.queue.send(Order::Tell(tell)).await.is_ok() && told.await.is_ok()
+    }
+
+    /// Takes a publication, to be kept if so is wished.
+    pub(crate) fn take(
+        &self,
+        keys: &Keys,
+        topic: &str,
+        sealed: Vec<u8>,
+        keep: Option<Keep>,
+    ) -> Result<(), PublishError> {
         let channel = keys.channel(topic);
         let length = channel.len() + sealed.len();
         let bytes = &self.counts.bytes;
@@ -81,9 +117,10 @@ impl Publisher {
         let waiting = Waiting {
             channel,
             sealed,
+            keep: keep.and_then(|keep| Some((keys.recent(topic)?, keep))),
             since: Instant::now(),
         };
-        self.queue.try_send(waiting).map_err(|refused| {
+        self.queue.try_send(Order::Send(waiting)).map_err(|refused| {
             bytes.fetch_sub(length, Ordering::Relaxed);
             match refused {
                 mpsc::error::TrySendError::Full(_) => PublishError::Full,
@@ -93,14 +130,28 @@ impl Publisher {
     }
 }
 
-async fn write(link: Arc<Link>, is_cluster: bool, mut queue: mpsc::Receiver<Waiting>, counts: Arc<Counts>) {
-    let mut batch = Vec::with_capacity(BATCH_MESSAGES);
-    while queue.recv_many(&mut batch, BATCH_MESSAGES).await > 0 {
+async fn write(
+    link: Arc<Link>,
+    is_cluster: bool,
+    mut queue: mpsc::Receiver<Order>,
+    counts: Arc<Counts>,
+    loss: Arc<Loss>,
+) {
+    let mut orders = Vec::with_capacity(BATCH_MESSAGES);
+    while queue.recv_many(&mut orders, BATCH_MESSAGES).await > 0 {
+        let (mut batch, mut told) = (Vec::with_capacity(orders.len()), Vec::new());
+        for order in orders.drain(..) {
+            match order {
+                Order::Send(waiting) => batch.push(waiting),
+                Order::Tell(tell) => told.push(tell),
+            }
+        }
         let bytes = batch
             .iter()
             .map(|waiting| waiting.channel.len() + waiting.sealed.len())
             .sum();
         let taken = batch.len();
+        let has_kept = batch.iter().any(|waiting| waiting.keep.is_some());
         let Some(live) = link.wait().await else { return };
         batch.retain(|waiting| waiting.since.elapsed() < STALE);
         let stale = taken - batch.len();
@@ -114,10 +165,16 @@ async fn write(link: Arc<Link>, is_cluster: bool, mut queue: mpsc::Receiver<Wait
             counts.lag_us.store(lag_us, Ordering::Relaxed);
         }
         let lost = stale + batch.len() - sent;
+        if lost > 0 && has_kept {
+            loss.note();
+        }
         counts.published.fetch_add(sent as u64, Ordering::Relaxed);
         counts.lost.fetch_add(lost as u64, Ordering::Relaxed);
         counts.bytes.fetch_sub(bytes, Ordering::Relaxed);
-        batch.clear();
+        for tell in told {
+            // Who stopped waiting need not be told.
+            _ = tell.send(());
+        }
     }
 }
 
@@ -131,11 +188,7 @@ async fn send<'a>(
     let count = waiting.len();
     let mut pipeline = Pipeline::with_capacity(count);
     for waiting in waiting {
-        pipeline
-            .cmd(command)
-            .arg(&waiting.channel)
-            .arg(&waiting.sealed)
-            .ignore();
+        pipeline.add_command(waiting.command(command)).ignore();
     }
     if count == 0 {
         return 0;

@@ -192,8 +192,9 @@ impl Keeper {
             PushKind::Message | PushKind::SMessage => {
                 let opened = publication(data).and_then(|(channel, sealed)| {
                     let topic = keys.topic(&channel).ok_or(NoPublication::Channel)?;
+                    let (number, sealed) = envelope::unnumber(sealed)?;
                     let (origin, payload) = envelope::open(&sealed)?;
-                    if origin != node && interest.deliver(topic, origin, &payload) {
+                    if origin != node && interest.deliver(topic, origin, &payload, number) {
                         counts.received.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok(())

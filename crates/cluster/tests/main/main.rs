@@ -10,6 +10,7 @@ mod fleet;
 mod lease;
 mod login;
 mod presence;
+mod recent;
 mod stream;
 
 use fleet::{Fleet, Kind};
@@ -70,6 +71,7 @@ fn shared() -> Vec<Case<Fleet>> {
         counts::shared(),
         lease::shared(),
         presence::shared(),
+        recent::shared(),
         stream::shared(),
     ]
     .concat()
@@ -82,6 +84,7 @@ fn of_redis() -> Vec<Case<()>> {
         lease::of_redis(),
         login::all(),
         presence::of_redis(),
+        recent::faults(),
         stream::of_redis(),
     ]
     .concat()
