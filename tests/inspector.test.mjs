@@ -30,7 +30,7 @@ after(async () => {
 })
 
 describe('the inspector', { skip }, () => {
-  let browser, context, trouble, expected
+  let browser, context, trouble, expected, origins
   before(async () => (browser = await launch()))
   after(() => browser?.close())
   beforeEach(() => begin())
@@ -44,6 +44,7 @@ describe('the inspector', { skip }, () => {
     await context?.close()
     trouble = []
     expected = /^never$/
+    origins = [walcast.url, node.url]
     context = await browser.newContext({ viewport: { width: 1440, height: 900 }, ...options })
     await context.grantPermissions(['clipboard-read', 'clipboard-write'])
     await context.addInitScript(() =>
@@ -56,7 +57,7 @@ describe('the inspector', { skip }, () => {
       page.on('console', (message) => message.type() === 'error' && trouble.push(message.text()))
       page.on('request', (request) => {
         const { protocol, origin } = new URL(request.url())
-        if (protocol !== 'blob:' && ![walcast.url, node.url].includes(origin)) trouble.push(`a request to ${request.url()}`)
+        if (protocol !== 'blob:' && !origins.includes(origin)) trouble.push(`a request to ${request.url()}`)
       })
     })
   }
@@ -152,6 +153,13 @@ describe('the inspector', { skip }, () => {
     await walcast.sql(`insert into public.orders values (11, 'quinces')`)
     await page.getByRole('button', { name: 'Resume (1 new)' }).click()
     await line(page, 'quinces').waitFor()
+
+    await page.locator('#filter-text').fill('quinces')
+    await line(page, 'plums').waitFor({ state: 'detached' })
+    const download = page.waitForEvent('download')
+    await page.getByRole('button', { name: 'Save' }).click()
+    const saved = (await readFile(await (await download).path(), 'utf8')).trim().split('\n').map((line) => JSON.parse(line))
+    assert.deepEqual(saved.map(({ kind, topic, payload }) => [kind, topic, payload.data.record.item]), [['change', 'one', 'quinces']])
 
     await page.getByRole('button', { name: 'Clear' }).click()
     await page.getByText('Nothing has come yet.').waitFor()
@@ -363,6 +371,7 @@ describe('the inspector', { skip }, () => {
     await connect(page)
     await join(page, 'shop', { tables: [{ table: 'orders', filter: 'id=gt.0' }], checks: ['self'] })
     await page.getByRole('button', { name: 'Copy link' }).click()
+    await page.getByRole('button', { name: 'Copied' }).waitFor()
     const link = await page.evaluate(() => navigator.clipboard.readText())
     assert.ok(!link.includes(walcast.anon_key.split('.')[2]), link)
     assert.ok(!(await page.evaluate(() => JSON.stringify(localStorage))).includes('eyJ'))
@@ -390,15 +399,22 @@ describe('the inspector', { skip }, () => {
 
   test('a lost connection is shown, and found again', async () => {
     expected = /WebSocket connection to .* failed|ERR_CONNECTION_REFUSED/
-    const page = await context.newPage()
-    await page.goto(`${walcast.url}/inspector`)
-    await isConnected(page)
-    await join(page, 'stays')
-    const lost = page.locator('.connection-state[data-status=lost]').waitFor()
-    await walcast.crashAndRestart()
-    await lost
-    await isConnected(page)
-    await card(page, 'stays', 'joined').waitFor()
+    // Another one, as its Postgres goes with it.
+    const other = await Walcast.start()
+    origins.push(other.url)
+    try {
+      const page = await context.newPage()
+      await page.goto(`${other.url}/inspector`)
+      await isConnected(page)
+      await join(page, 'stays')
+      const lost = page.locator('.connection-state[data-status=lost]').waitFor()
+      await other.crashAndRestart()
+      await lost
+      await isConnected(page)
+      await card(page, 'stays', 'joined').waitFor()
+    } finally {
+      await other.stop()
+    }
   })
 
   test('it talks to the server it comes from alone', async () => {
@@ -418,8 +434,9 @@ describe('the inspector', { skip }, () => {
     const page = await open()
     await connect(page)
     await answer(page, { code: 'Forbidden', message: 'only service_role may ask', remedy: 'Use the service key.' }, 403)
-    await page.getByRole('tab', { name: 'Why not?' }).click()
-    await page.locator('#explain-panel').getByLabel('Table').fill('orders')
+    await join(page, 'shop', { tables: [{ table: 'orders' }] })
+    await page.getByRole('button', { name: 'Why not? A row that does not arrive on shop' }).click()
+    assert.equal(await page.locator('#explain-panel').getByLabel('Table').inputValue(), 'orders')
     await page.getByLabel('Service key').fill(walcast.anon_key)
     await page.getByRole('button', { name: 'Ask' }).click()
     const notice = page.locator('.answer .notice')

@@ -5,6 +5,7 @@ import { ChannelList } from './channel-list.js'
 import { Channel } from './channel.js'
 import { ConnectForm } from './connect-form.js'
 import { Connection } from './connection.js'
+import { copyButton } from './copy.js'
 import { entryOf, KINDS } from './entry.js'
 import { EventList } from './event-list.js'
 import { Events } from './events.js'
@@ -27,7 +28,7 @@ const send = new SendPanel(byId('send-form'))
 const presence = new PresencePanel(byId('presence-panel'))
 const explain = new ExplainPanel(byId('explain-panel'))
 const join = new JoinForm(byId('join-form'), joinChannel)
-const cards = new ChannelList(byId('channel-list'), { leave, rejoin: (channel) => channel.join(), choose })
+const cards = new ChannelList(byId('channel-list'), { leave, rejoin: (channel) => channel.join(), choose, askWhy })
 const form = new ConnectForm(byId('connect-form'), { connect, disconnect })
 const showTool = tabs(byId('tool-tabs'))
 
@@ -118,6 +119,11 @@ function choose(channel) {
   byId('chosen').textContent = channel ? channel.settings.topic : 'no channel'
 }
 
+function askWhy(channel) {
+  choose(channel)
+  tool('explain', explain)()
+}
+
 function changed() {
   filters.offer(channels.map(({ settings }) => settings.topic))
   byId('no-channels').hidden = channels.length > 0
@@ -131,10 +137,7 @@ function tool(name, panel) {
   }
 }
 
-byId('copy-link').addEventListener('click', async () => {
-  await navigator.clipboard.writeText(location.href)
-  byId('said').textContent = 'The link is copied. It names the server and the channels, and no key.'
-})
+copyButton(byId('copy-link'), () => location.href)
 const help = byId('shortcuts')
 byId('show-shortcuts').addEventListener('click', () => help.showModal())
 shortcuts(

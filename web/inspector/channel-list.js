@@ -14,7 +14,7 @@ export class ChannelList {
   #list
   #cards = new Map()
 
-  /** `actions` are `leave`, `rejoin` and `choose`, each given a channel. */
+  /** `actions` are `leave`, `rejoin`, `choose` and `askWhy`, each given a channel. */
   constructor(list, actions) {
     this.#list = list
     this.actions = actions
@@ -39,7 +39,15 @@ export class ChannelList {
       element('div', { class: 'channel-head' }, card.choose, card.state),
       element('ul', { class: 'traits' }, traits(channel.settings).map((trait) => element('li', {}, trait))),
       card.notices,
-      element('div', { class: 'channel-actions' }, card.rejoin, button('leave', 'Leave', { class: 'quiet', 'aria-label': `Leave ${topic}` })),
+      element(
+        'div',
+        { class: 'channel-actions' },
+        card.rejoin,
+        channel.settings.postgres_changes.length
+          ? button('askWhy', 'Why not?', { class: 'quiet', 'aria-label': `Why not? A row that does not arrive on ${topic}` })
+          : null,
+        button('leave', 'Leave', { class: 'quiet', 'aria-label': `Leave ${topic}` }),
+      ),
     )
     this.#cards.set(channel, card)
     this.#list.append(card.node)

@@ -1,10 +1,17 @@
 // The list of events: newest first, each a button that opens its payload. One stop for Tab, arrows within.
 
+import { copyButton } from './copy.js'
 import { element } from './element.js'
 import { jsonView } from './json.js'
 
 /** More are counted, not drawn. */
-const MOST_LINES = 300
+const MOST_LINES = 200
+/** More at once are a flood, in which none is news. */
+const MOST_FRESH = 20
+/** A pause between two drawings in a flood, so that the page can be used meanwhile. */
+const FLOOD_PAUSE_MS = 250
+/** What came longer ago is no news when it is drawn. */
+const FRESH_MS = 1_000
 
 export class EventList {
   #list
@@ -12,6 +19,7 @@ export class EventList {
   #lines = new Map()
   #open = new Set()
   #asked = false
+  #inFlood = false
 
   constructor(list, events, onDrawn) {
     this.#list = list
@@ -28,14 +36,17 @@ export class EventList {
     this.#list.querySelector('.line')?.focus()
   }
 
-  /** Once a frame, however many come in it. */
+  /** Once a frame, however many come in it; less often in a flood. */
   #drawSoon() {
     if (this.#asked) return
     this.#asked = true
-    requestAnimationFrame(() => {
-      this.#asked = false
-      this.#draw()
-    })
+    const draw = () =>
+      requestAnimationFrame(() => {
+        this.#asked = false
+        this.#draw()
+      })
+    if (this.#inFlood) setTimeout(draw, FLOOD_PAUSE_MS)
+    else draw()
   }
 
   #draw() {
@@ -47,6 +58,8 @@ export class EventList {
       this.#lines.delete(number)
       this.#open.delete(number)
     }
+    const fresh = entries.filter(({ number }) => !this.#lines.has(number)).length
+    this.#inFlood = fresh > MOST_FRESH
     let before = this.#list.firstElementChild
     for (const entry of entries) {
       let line = this.#lines.get(entry.number)
@@ -82,7 +95,8 @@ export class EventList {
       body.hidden = !open
       body.replaceChildren(...(open ? details(entry) : []))
     })
-    return element('li', { class: 'event', 'data-kind': kind, 'data-direction': direction }, button, body)
+    const isFresh = direction === 'in' && !this.#inFlood && Date.now() - at_ms < FRESH_MS
+    return element('li', { class: isFresh ? 'event fresh' : 'event', 'data-kind': kind, 'data-direction': direction }, button, body)
   }
 
   #makeStop(line) {
@@ -107,11 +121,7 @@ function details({ latency, bytes, payload, direction, at_ms }) {
     ['Size', bytes === null ? null : `${bytes.toLocaleString('en')} bytes`],
     ['Latency', latency ? `${milliseconds(latency.ms)}, ${latency.what}${latency.ms < 0 ? '; below zero, so the two clocks differ' : ''}` : null],
   ].filter(([, value]) => value)
-  const copy = element('button', { type: 'button', class: 'quiet' }, 'Copy payload')
-  copy.addEventListener('click', async () => {
-    await navigator.clipboard.writeText(JSON.stringify(payload, null, 2))
-    copy.textContent = 'Copied'
-  })
+  const copy = copyButton(element('button', { type: 'button', class: 'quiet' }, 'Copy payload'), () => JSON.stringify(payload, null, 2))
   return [
     element('dl', { class: 'facts' }, facts.map(([name, value]) => element('div', {}, element('dt', {}, name), element('dd', {}, value)))),
     jsonView(payload),

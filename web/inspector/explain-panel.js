@@ -105,11 +105,13 @@ export class ExplainPanel {
 
   #show(answer) {
     const checks = answer.checks ?? []
-    this.#answer.replaceChildren(
+    const parts = [
       element('p', { class: 'verdict', 'data-visible': String(answer.visible) }, verdict({ ...answer, checks })),
+      answer.judged_as ? element('p', { class: 'hint' }, `Judged as ${answer.judged_as}, in the order of delivery.`) : null,
       element('ol', { class: 'checks' }, checks.map(checkView)),
       ...(answer.policies?.length ? [element('h3', {}, 'Policies'), element('ul', { class: 'policies' }, answer.policies.map(policyView))] : []),
-    )
+    ]
+    this.#answer.replaceChildren(...parts.filter(Boolean))
   }
 }
 

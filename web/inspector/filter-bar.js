@@ -70,6 +70,7 @@ export class FilterBar {
     )
     const file = URL.createObjectURL(new Blob([`${lines.join('\n')}\n`], { type: 'application/x-ndjson' }))
     element('a', { href: file, download: 'events.jsonl' }).click()
-    URL.revokeObjectURL(file)
+    // The browser reads it when the click is over.
+    setTimeout(() => URL.revokeObjectURL(file), 60_000)
   }
 }

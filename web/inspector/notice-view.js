@@ -1,5 +1,6 @@
 // A refusal or warning: its code, its sentence, and the remedy ready to be copied.
 
+import { copyButton } from './copy.js'
 import { element } from './element.js'
 
 /** An element that shows `{ level, code, sentence, remedy }`. */
@@ -15,10 +16,6 @@ export function noticeView({ level, code, sentence, remedy }) {
 /** What mends it: SQL to copy, or a sentence. */
 export function remedyView(remedy) {
   if (!/^(alter|create|grant|revoke|drop|begin|select|set)\b/i.test(remedy)) return element('p', { class: 'remedy' }, remedy)
-  const copy = element('button', { type: 'button', class: 'quiet' }, 'Copy SQL')
-  copy.addEventListener('click', async () => {
-    await navigator.clipboard.writeText(remedy)
-    copy.textContent = 'Copied'
-  })
+  const copy = copyButton(element('button', { type: 'button', class: 'quiet' }, 'Copy SQL'), () => remedy)
   return element('div', { class: 'remedy' }, element('pre', { tabindex: '0', 'aria-label': 'SQL that mends it' }, remedy), copy)
 }

@@ -7,7 +7,7 @@ const SECONDS = 60
 const WIDTH = 600
 const HEIGHT = 72
 /** Enough for a median that is true, at any rate. */
-const MOST_SAMPLES = 1_000
+const MOST_SAMPLES = 200
 
 export class Plot {
   #seconds = new Map()
@@ -49,7 +49,7 @@ export class Plot {
     const step = WIDTH / SECONDS
     const seconds = Array.from({ length: SECONDS }, (_, i) => this.#seconds.get(now - SECONDS + 1 + i))
     const most = ceiling(Math.max(1, ...seconds.map((of) => of?.count ?? 0)))
-    const medians = seconds.map((of) => (of?.samples.length ? Math.max(0, quantile(of.samples, 0.5)) : null))
+    const medians = seconds.map((of) => (of?.samples.length ? Math.max(0, quantile(of.samples.toSorted((a, b) => a - b), 0.5)) : null))
     const latest = ceiling(Math.max(1, ...medians.filter((ms) => ms !== null)))
     const bar = (of, i) => {
       const height = of ? Math.max(1.5, (of.count / most) * (HEIGHT - 8)) : 0
@@ -63,7 +63,7 @@ export class Plot {
 
   #tell(seconds, most, latest) {
     const count = seconds.reduce((sum, of) => sum + (of?.count ?? 0), 0)
-    const samples = seconds.flatMap((of) => of?.samples ?? [])
+    const samples = seconds.flatMap((of) => of?.samples ?? []).sort((a, b) => a - b)
     // The second that has not ended yet says too little.
     const rate = seconds.at(-2)?.count ?? 0
     const at = (share) => milliseconds(quantile(samples, share))
@@ -87,7 +87,6 @@ function ceiling(value) {
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value)
 }
 
-function quantile(samples, share) {
-  const sorted = [...samples].sort((a, b) => a - b)
+function quantile(sorted, share) {
   return sorted[Math.min(sorted.length - 1, Math.floor(share * sorted.length))]
 }

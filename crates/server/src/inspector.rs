@@ -35,7 +35,7 @@ macro_rules! files {
     };
 }
 
-const FILES: [File; 35] = files! {
+const FILES: [File; 36] = files! {
     "text/javascript; charset=utf-8":
         "address.js",
         "app.js",
@@ -45,6 +45,7 @@ const FILES: [File; 35] = files! {
         "channel.js",
         "connect-form.js",
         "connection.js",
+        "copy.js",
         "element.js",
         "entry.js",
         "event-list.js",

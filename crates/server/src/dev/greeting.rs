@@ -56,6 +56,7 @@ impl Greeting {
   Walcast is ready. Open {url} and type: two users see rows arrive live.
 
   URL          {url}
+  Inspector    {url}/inspector
   anon key     {anon_key}
   service key  {service_key}
   Postgres     {database_url}
