@@ -1,7 +1,7 @@
 //! Lets each change pass once: a slot that is resumed brings again what was not settled.
 
 use crate::position::Position;
-use walcast_replication::Event;
+use walcast_replication::{Event, Lsn};
 
 #[derive(Default)]
 pub(crate) struct Once {
@@ -9,14 +9,21 @@ pub(crate) struct Once {
 }
 
 impl Once {
+    /// What was committed before `start` is not new, whoever brings it.
+    pub(crate) fn begin(&mut self, start: Lsn) {
+        self.last = self.last.max(Some(before(start)));
+    }
+
     /// Whether an event is new. Changes come in the order of their positions; a new slot may begin anywhere, on another
     /// server after a failover.
     pub(crate) fn passes(&mut self, event: &Event) -> bool {
         match event {
             Event::Streaming {
-                is_resumed: false, ..
+                start,
+                is_resumed: false,
+                ..
             } => {
-                self.last = None;
+                self.last = Some(before(*start));
                 true
             }
             Event::Change(change) => {
@@ -30,4 +37,9 @@ impl Once {
             _ => true,
         }
     }
+}
+
+/// The last place of the log before this.
+fn before(start: Lsn) -> Position {
+    Position::after(Lsn(start.0.saturating_sub(1)))
 }

@@ -265,6 +265,7 @@ impl Follower {
         let says_it = matches!(first, Some(Event::Streaming { .. } | Event::Lost { .. }));
         if is_streaming && !says_it {
             self.unpacker.restart(packed_to);
+            self.once.begin(packed_to);
             self.is_live = true;
             self.waiting.push_back(Event::Streaming {
                 start: packed_to,

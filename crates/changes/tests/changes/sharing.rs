@@ -515,6 +515,26 @@ async fn with_a_permanent_slot_nothing_is_lost_through_redis() {
 }
 
 #[tokio::test]
+async fn a_node_that_came_late_tells_nothing_of_before_when_another_resumes_the_slot() {
+    let fleet = Fleet::new(Kind::Memory, &setup()).await.unwrap().permanent();
+    let mut nodes = nodes(&fleet, 2).await;
+    let mut listeners = listeners(&nodes[1..]).await;
+    // Postgres is told only now and then that the slot may forget what was appended.
+    fleet.insert(1..=5).await;
+    assert_ids(&mut listeners[0], 1..=5).await;
+    nodes.push(fleet.node().await);
+    let mut late = nodes[2].listen(all("t")).await;
+    nodes.remove(0).kill();
+    fleet.insert([6]).await;
+    assert_ids(&mut listeners[0], [6]).await;
+    assert_ids(&mut late, [6]).await;
+    for node in nodes {
+        node.stop().await;
+    }
+    fleet.drop_slots().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_breaks_is_told_on_every_node() {
     let fleet = Fleet::new(Kind::Memory, &setup()).await.unwrap();
     let nodes = nodes(&fleet, 2).await;
