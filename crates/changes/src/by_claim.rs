@@ -330,7 +330,7 @@ mod tests {
             select: None,
             digits: Default::default(),
             leave: false,
-            since: None,
+            wanted: None,
             lane: Arc::new(Lane::default()),
         })
     }

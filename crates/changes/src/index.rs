@@ -11,10 +11,10 @@ use crate::clause::Clause;
 use crate::condition::{Answer, Truth, TypedCondition};
 use crate::lane::Lane;
 use crate::policy::{Routes, Row};
-use crate::position::Since;
 use crate::row_read::RowRead;
 use crate::scalar::{Family, Reading, Scalar};
 use crate::subscription::Subscriber;
+use crate::window::Wanted;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use walcast_replication::json::Digits;
@@ -62,8 +62,8 @@ pub(crate) struct Listener {
     pub(crate) digits: Digits,
     /// Is told, too, that a row it was shown has left what it is shown (decision 19).
     pub(crate) leave: bool,
-    /// Of one that is told what it missed: where that begins.
-    pub(crate) since: Option<Since>,
+    /// Of a channel that came back: what of it it wants.
+    pub(crate) wanted: Option<Wanted>,
     /// Keeps commit order with the channel's other tables.
     pub(crate) lane: Arc<Lane>,
 }
@@ -96,7 +96,10 @@ impl Listener {
             },
             // It is told as a DELETE.
             leave: asked.leave && ActionKind::Delete.heard_by(binding.event),
-            since: None,
+            wanted: binding.since.map(|since| Wanted {
+                since,
+                or_after_us: subscriber.joined_at_us,
+            }),
             lane,
         })
     }
@@ -439,7 +442,7 @@ mod tests {
             select: None,
             digits: Digits::default(),
             leave: false,
-            since: None,
+            wanted: None,
             lane: Arc::new(Lane::default()),
         })
     }

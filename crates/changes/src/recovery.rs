@@ -12,7 +12,7 @@ use crate::registry::{Attachment, Table};
 use crate::row::carried;
 use crate::subscription::Subscriber;
 use crate::table::{self, Item, Worker};
-use crate::window::{Kept, Moment};
+use crate::window::{Kept, Moment, Wanted};
 use metrics::counter;
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -168,7 +168,10 @@ impl Recovery {
                     self.context.options.digits,
                     Arc::clone(&lane),
                 )?;
-                listener.since = Some(*since);
+                listener.wanted = Some(Wanted {
+                    since: *since,
+                    or_after_us: i64::MAX,
+                });
                 Some(listener)
             });
         table::apart(listeners, &lane)

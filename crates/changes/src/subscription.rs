@@ -8,6 +8,7 @@ use crate::hold::Hold;
 use crate::position::Position;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{SystemTime, UNIX_EPOCH};
 use walcast_protocol::{BindingEntry, Frame, Outlet, Ref, Version};
 
 /// A channel's wish to hear changes.
@@ -36,6 +37,8 @@ pub(crate) struct Subscriber {
     pub(crate) join_ref: Ref,
     pub(crate) legacy: bool,
     pub(crate) bindings: Vec<(u32, Binding)>,
+    /// In microseconds since 1970-01-01 UTC.
+    pub(crate) joined_at_us: i64,
     outlet: Arc<dyn Outlet>,
     identity: Arc<RwLock<IdentityRef>>,
     closed: Arc<AtomicBool>,
@@ -52,6 +55,7 @@ impl Subscriber {
         bindings: Vec<(u32, Binding)>,
         identity: IdentityRef,
     ) -> Self {
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             id,
             version: request.version,
@@ -59,6 +63,7 @@ impl Subscriber {
             join_ref: request.join_ref.clone(),
             legacy: request.legacy,
             bindings,
+            joined_at_us: i64::try_from(since_1970.as_micros()).unwrap_or(i64::MAX),
             outlet: Arc::clone(&request.outlet),
             identity: Arc::new(RwLock::new(identity)),
             closed: Arc::new(AtomicBool::new(false)),
@@ -151,6 +156,7 @@ impl Subscriber {
             join_ref: self.join_ref.clone(),
             legacy: self.legacy,
             bindings: self.bindings.clone(),
+            joined_at_us: self.joined_at_us,
             outlet: Arc::clone(&self.outlet),
             identity: Arc::new(RwLock::new(identity)),
             closed: Arc::clone(&self.closed),

@@ -524,7 +524,7 @@ impl Worker {
         let moment = Moment::of(&pending.item.change);
         let part = |listener: &Arc<Listener>, truth| {
             let subscriber = &listener.subscriber;
-            let wants = listener.since.is_none_or(|since| moment.is_wanted(since));
+            let wants = listener.wanted.is_none_or(|wanted| wanted.has(moment));
             (wants && subscriber.may_see(number)).then(|| Part {
                 subscriber: Arc::clone(subscriber),
                 identity: subscriber.identity(),

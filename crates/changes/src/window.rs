@@ -57,6 +57,22 @@ impl Moment {
     }
 }
 
+/// What a listener of a channel that came back wants to hear.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) since: Since,
+    /// What was committed after this is wanted in any case, in microseconds since 1970-01-01 UTC: a database that was
+    /// made anew begins its log anew.
+    pub(crate) or_after_us: i64,
+}
+
+impl Wanted {
+    /// Whether it wants the changes of a moment. A slot that is resumed may bring what a client has heard elsewhere.
+    pub(crate) fn has(self, moment: Moment) -> bool {
+        moment.is_wanted(self.since) || moment.commit_timestamp_us > self.or_after_us
+    }
+}
+
 /// A change that is kept.
 #[derive(Clone)]
 pub(crate) struct Kept {

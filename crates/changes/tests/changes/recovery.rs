@@ -2,6 +2,7 @@
 
 use crate::scene::{ALICE, BOB, Listener, OWNS, Scene, all, publish, role, service, table, user};
 use serde_json::{Value, json};
+use std::process::Command;
 use std::time::Duration;
 use walcast_changes::{Options, WindowLimits};
 
@@ -365,6 +366,51 @@ async fn what_was_lost_with_the_stream_is_not_taken_for_known() {
     hears(&mut listener, 1).await;
     let mut back = scene.listen(service(), since("t", &heard["position"])).await;
     assert_eq!(missed_id(&mut back).await, 3);
+}
+
+/// A process that stands still as long as this lives.
+struct Halted(i32);
+
+impl Halted {
+    fn new(pid: i32) -> Self {
+        signal(pid, "-STOP");
+        Self(pid)
+    }
+}
+
+impl Drop for Halted {
+    fn drop(&mut self) {
+        signal(self.0, "-CONT");
+    }
+}
+
+fn signal(pid: i32, signal: &str) {
+    let done = Command::new("kill").args([signal, &pid.to_string()]).status();
+    assert!(done.is_ok_and(|status| status.success()), "no process {pid}");
+}
+
+#[tokio::test]
+async fn what_it_heard_elsewhere_is_not_told_again_by_a_server_that_is_behind() {
+    const SENDERS: &str = "select active_pid from pg_replication_slots where database = current_database()";
+    let scene = Scene::new(&table("t", "id int primary key")).await;
+    let (mut first, _) = heard_one(&scene).await;
+    let postgres = scene.database.client().await;
+    let ours: i32 = postgres.query_one(SENDERS, &[]).await.unwrap().get(0);
+    let behind = scene.another().await;
+    behind.listen(service(), all("t")).await;
+    let senders = postgres.query(SENDERS, &[]).await.unwrap();
+    let theirs = senders.iter().map(|row| row.get(0)).find(|pid| *pid != ours);
+    let halted = Halted::new(theirs.unwrap());
+    scene.run("insert into t values (2)").await;
+    let heard = first.payload().await;
+    let mut back = behind.listen(service(), since("t", &heard["position"])).await;
+    drop(halted);
+    scene.run("insert into t values (3)").await;
+    assert_eq!(live_id(&mut back).await, 3);
+    // A database that was made anew has its log from the beginning, which must not be taken for the past.
+    let mut of_another_log = scene.listen(service(), since("t", &json!("FFFF/0:0"))).await;
+    scene.run("insert into t values (4)").await;
+    assert_eq!(live_id(&mut of_another_log).await, 4);
 }
 
 #[tokio::test]

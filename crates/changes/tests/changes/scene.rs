@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use walcast_changes::{Changes, Claims, Options, Request, SubscribeError, Subscription};
 use walcast_protocol::{Frame, JoinPayload, Outlet, Ref, Version};
 use walcast_replication::Config;
@@ -60,6 +60,17 @@ impl Scene {
         }
     }
 
+    /// Another engine on the same database.
+    pub(crate) async fn another(&self) -> Engine {
+        let pool = PgPool::connect(&self.database.url()).await.unwrap();
+        let replication = Config::from_url(&self.database.url()).unwrap();
+        let cancel = CancellationToken::new();
+        Engine {
+            changes: Changes::start(replication, pool, Options::default(), cancel.clone()),
+            _cancel: cancel.drop_guard(),
+        }
+    }
+
     /// Stops the stream and waits for its end.
     pub(crate) async fn end(&self) {
         self.cancel.cancel();
@@ -88,6 +99,20 @@ impl Scene {
             Ok(_) => panic!("{entries} was accepted"),
             Err(error) => error.to_string(),
         }
+    }
+}
+
+/// An engine besides that of the scene.
+pub(crate) struct Engine {
+    changes: Changes,
+    _cancel: DropGuard,
+}
+
+impl Engine {
+    pub(crate) async fn listen(&self, claims: Claims, entries: Value) -> Listener {
+        subscribe(&self.changes, claims, entries)
+            .await
+            .unwrap_or_else(|error| panic!("{error}"))
     }
 }
 
