@@ -29,5 +29,5 @@ bench: ## Measure a running server (ARGS=... go to walcast-bench)
 image: ## Build the container image walcast
 	docker build --tag walcast .
 
-docker-check: ## Check docker-compose.yml
+docker-check: ## Check the compose files
 	@scripts/docker-check

@@ -41,9 +41,18 @@ begin
 end
 $$;
 
+-- Not where they have it: a grant by another role would be added to the first.
 do $$
+declare
+  api_role text;
 begin
-  grant usage on schema realtime to anon, authenticated, service_role;
+  foreach api_role in array array['anon', 'authenticated', 'service_role'] loop
+    if exists (select from pg_catalog.pg_roles where rolname = api_role)
+      and not pg_catalog.has_schema_privilege(api_role, 'realtime', 'usage')
+    then
+      execute pg_catalog.format('grant usage on schema realtime to %I', api_role);
+    end if;
+  end loop;
 exception
   when undefined_object or insufficient_privilege then
     raise warning 'could not grant usage on schema realtime to the API roles: %', sqlerrm;

@@ -117,6 +117,8 @@ pub struct Config {
     pub admission: AdmissionConfig,
     /// Shutdown.
     pub drain: DrainConfig,
+    /// Files the process must be able to have open.
+    pub open_files: Option<u64>,
     /// Filter directives for the log.
     pub log_level: String,
     /// Log form.
@@ -361,6 +363,10 @@ impl Config {
                     3_600_000,
                 )?,
             },
+            open_files: text(&options.open_files)
+                .filter(|count| !count.trim().eq_ignore_ascii_case("unlimited"))
+                .map(|_| number("RLIMIT_NOFILE", &options.open_files, 0, 1, u64::from(u32::MAX)))
+                .transpose()?,
             log_level: log_level(&options.log_level)?,
             log_format: log_format(&options.log_format)?,
         })

@@ -1,3 +1,5 @@
+use std::str::FromStr;
+
 use super::*;
 
 fn config(variables: &[(&str, &str)]) -> Result<Config, ConfigError> {
@@ -310,6 +312,7 @@ fn the_environment_of_a_self_hosted_stack_is_accepted() {
         ("APP_NAME", "realtime"),
         ("SEED_SELF_HOST", "true"),
         ("RUN_JANITOR", "true"),
+        ("DISABLE_HEALTHCHECK_LOGGING", "true"),
     ];
     let config = config(&stack).unwrap();
     assert!(config.tenant.database.url.expose().contains("@db:5432/postgres"));
@@ -319,13 +322,53 @@ fn the_environment_of_a_self_hosted_stack_is_accepted() {
         let read = command
             .get_arguments()
             .any(|argument| argument.get_env().is_some_and(|env| env == name));
-        let ignored = crate::environment::IGNORED
-            .iter()
-            .any(|ignored| ignored.name == name);
         assert!(
-            read || ignored,
+            read || crate::environment::reason(name).is_some(),
             "{name} is neither read nor known to mean nothing here"
         );
+    }
+}
+
+#[test]
+fn who_names_an_authority_wants_postgres_to_prove_itself() {
+    let url = |variables: &[(&str, &str)]| config(variables).unwrap().tenant.database.url.expose().to_owned();
+    let authority = ("DB_SSL_CA_CERT", "/etc/ca.pem");
+    let cases: [(&[(&str, &str)], &str); 6] = [
+        (&[("DB_SSL", "true")], "sslmode=require"),
+        (&[authority], "sslmode=verify-full&sslrootcert=%2Fetc%2Fca%2Epem"),
+        (
+            &[("DB_SSL", "true"), authority],
+            "sslmode=verify-full&sslrootcert=%2Fetc%2Fca%2Epem",
+        ),
+        (
+            &[("DB_SSL", "verify-ca"), authority],
+            "sslmode=verify-ca&sslrootcert=%2Fetc%2Fca%2Epem",
+        ),
+        (
+            &[("DATABASE_URL", "postgres://u@h/d"), authority],
+            "sslmode=verify-full&sslrootcert=%2Fetc%2Fca.pem",
+        ),
+        (
+            &[
+                (
+                    "DATABASE_URL",
+                    "postgres://u@h/d?sslmode=require&sslrootcert=mine",
+                ),
+                authority,
+            ],
+            "sslmode=require&sslrootcert=mine",
+        ),
+    ];
+    for (variables, query) in cases {
+        let url = url(variables);
+        assert_eq!(url.split_once('?').unwrap().1, query, "{variables:?}");
+        let replication = walcast_replication::Config::from_url(&url).unwrap();
+        assert_eq!(
+            replication.ssl_root_cert.is_some(),
+            query.contains("sslrootcert"),
+            "{variables:?}"
+        );
+        sqlx::postgres::PgConnectOptions::from_str(&url).unwrap();
     }
 }
 

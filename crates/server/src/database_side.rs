@@ -21,7 +21,7 @@ use crate::{migrate, nodes};
 const APPLICATION_NAME: &str = "walcast";
 
 /// What the reference calls the publication of `realtime.messages` (`database.md 1.8`).
-const MESSAGES_PUBLICATION: &str = "supabase_realtime_messages_publication";
+pub(crate) const MESSAGES_PUBLICATION: &str = "supabase_realtime_messages_publication";
 
 /// A query waits this long for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);

@@ -5,8 +5,8 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use crate::options::Options;
 use crate::setting::{ConfigError, invalid, number, text};
 
-fn ssl_mode(raw: &Option<String>) -> Result<&'static str, ConfigError> {
-    match text(raw).map(str::to_ascii_lowercase).as_deref() {
+fn ssl_mode(options: &Options) -> Result<&'static str, ConfigError> {
+    let mode = match text(&options.db_ssl).map(str::to_ascii_lowercase).as_deref() {
         None | Some("prefer") => Ok("prefer"),
         Some("true" | "1" | "require") => Ok("require"),
         Some("false" | "0" | "disable") => Ok("disable"),
@@ -17,15 +17,23 @@ fn ssl_mode(raw: &Option<String>) -> Result<&'static str, ConfigError> {
             "true, false, or one of disable, prefer, require, verify-ca, verify-full",
             other,
         )),
-    }
+    }?;
+    // Whoever names the authority wants the server to prove who it is.
+    let is_unverified = matches!(mode, "prefer" | "require");
+    Ok(if is_unverified && text(&options.db_ssl_ca_cert).is_some() {
+        "verify-full"
+    } else {
+        mode
+    })
 }
 
-/// The URL: with user, password if there is one, and `sslmode`.
+/// The URL: with user, password if there is one, `sslmode`, and `sslrootcert` if one is given.
 ///
 /// # Errors
 /// A part that means nothing.
 pub(crate) fn database_url(options: &Options) -> Result<String, ConfigError> {
-    let mode = ssl_mode(&options.db_ssl)?;
+    let mode = ssl_mode(options)?;
+    let authority = text(&options.db_ssl_ca_cert).map(str::trim);
     if let Some(given) = text(&options.database_url) {
         let expected = || ConfigError::InvalidSecret {
             variable: "DATABASE_URL",
@@ -35,8 +43,14 @@ pub(crate) fn database_url(options: &Options) -> Result<String, ConfigError> {
         if !matches!(url.scheme(), "postgres" | "postgresql") {
             return Err(expected());
         }
-        if text(&options.db_ssl).is_some() && !url.query_pairs().any(|(key, _)| key == "sslmode") {
+        let has = |url: &url::Url, wanted: &str| url.query_pairs().any(|(key, _)| key == wanted);
+        if (text(&options.db_ssl).is_some() || authority.is_some()) && !has(&url, "sslmode") {
             url.query_pairs_mut().append_pair("sslmode", mode);
+        }
+        if let Some(file) = authority
+            && !has(&url, "sslrootcert")
+        {
+            url.query_pairs_mut().append_pair("sslrootcert", file);
         }
         return Ok(url.into());
     }
@@ -59,8 +73,10 @@ pub(crate) fn database_url(options: &Options) -> Result<String, ConfigError> {
     let user = encode(text(&options.db_user).unwrap_or("postgres"));
     let password = text(&options.db_password).map(|password| format!(":{}", encode(password)));
     let name = encode(text(&options.db_name).unwrap_or("postgres"));
+    let authority = authority.map(|file| format!("&sslrootcert={}", encode(file)));
     Ok(format!(
-        "postgres://{user}{}@{host}:{port}/{name}?sslmode={mode}",
-        password.unwrap_or_default()
+        "postgres://{user}{}@{host}:{port}/{name}?sslmode={mode}{}",
+        password.unwrap_or_default(),
+        authority.unwrap_or_default()
     ))
 }

@@ -56,7 +56,7 @@ async fn develop(options: DevOptions) -> anyhow::Result<()> {
         .ok()
         .or_else(|| Some("warn".to_owned()));
     logging::start(&config::log_level(&level)?, LogFormat::Text);
-    open_files::raise_limit();
+    open_files::raise_limit(None);
     let shutdown = shutdown::on_signal().context("signals cannot be listened to")?;
     Box::pin(dev::run(&options, shutdown)).await?;
     Ok(())
@@ -73,12 +73,8 @@ fn in_runtime<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Resul
 async fn run(options: &Options) -> anyhow::Result<()> {
     let config = Config::from_options(options)?;
     logging::start(&config.log_level, config.log_format);
-    let ignored = environment::present(|name| std::env::var_os(name).is_some());
-    tracing::debug!(
-        ?ignored,
-        "variables of the reference server that change nothing here"
-    );
-    open_files::raise_limit();
+    environment::tell_ignored(config.control.is_some());
+    open_files::raise_limit(config.open_files);
     let shutdown = shutdown::on_signal().context("signals cannot be listened to")?;
     let listener = accept::bind(&config.listen).with_context(|| {
         format!(

@@ -89,6 +89,9 @@ pub struct Options {
     /// TLS to Postgres: true, false, or an sslmode [default: prefer]
     #[arg(long, env = "DB_SSL", hide_env_values = true, value_name = "MODE")]
     pub db_ssl: Option<String>,
+    /// File of the certificates (PEM) that Postgres must prove itself by [default: it need not]
+    #[arg(long, env = "DB_SSL_CA_CERT", hide_env_values = true, value_name = "FILE")]
+    pub db_ssl_ca_cert: Option<String>,
     /// Connections for queries, beside the one for replication [default: 4]
     #[arg(long, env = "WALCAST_POOL_SIZE", hide_env_values = true, value_name = "COUNT")]
     pub pool_size: Option<String>,
@@ -387,6 +390,11 @@ pub struct Options {
         value_name = "KB"
     )]
     pub presence_topic_kb: Option<String>,
+
+    /// Open files, and with them sockets, that there must be room for; the limit is raised as far as it may be in any
+    /// case, and never lowered
+    #[arg(long, env = "RLIMIT_NOFILE", hide_env_values = true, value_name = "COUNT")]
+    pub open_files: Option<String>,
 
     /// What to log: a level, or tracing directives [default: info]
     #[arg(long, env = "LOG_LEVEL", hide_env_values = true, value_name = "LEVEL")]

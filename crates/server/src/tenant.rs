@@ -153,6 +153,8 @@ impl Tenant {
                 "the replication stream did not end in time; its temporary slot goes with its connection"
             );
         }
+        // With them their sessions go, and what they hold of this tenant.
+        self.prepared.send_replace(None);
         if within(limit, database.close()).await.is_none() {
             tracing::warn!("queries did not end in time and are dropped");
         }

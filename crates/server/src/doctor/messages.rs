@@ -10,6 +10,13 @@ select
   current_user::text,
   owner.rolname::text,
   pg_has_role(root.relowner, 'usage'),
+  pg_has_role(root.relowner, 'member'),
+  current_setting('server_version_num')::int4 >= 160000,
+  exists (
+    select from pg_roles maker
+    where maker.rolname = 'postgres' and not maker.rolsuper
+      and not pg_has_role(maker.oid, root.relowner, 'member')
+      and coalesce(current_setting('supautils.policy_grants', true), '') not like '%realtime.messages%'),
   (select count(*) from pg_policy policy where policy.polrelid = root.oid),
   array(
     select format('%s %s %s', ahead, to_char(utc.today + ahead, 'YYYY-MM-DD'), to_char(utc.today + ahead + 1, 'YYYY-MM-DD'))
@@ -29,13 +36,16 @@ join pg_roles owner on owner.oid = root.relowner
 cross join lateral (select timezone('UTC'::text, clock_timestamp())::date as today) utc
 where schema.nspname = 'realtime' and root.relname = 'messages'";
 
-/// Our role, the owner, whether we count as it, the number of policies, and the days without a partition: how many
+/// Our role, the owner, whether we count as it, whether we are at least a member of it, whether memberships say for
+/// themselves if they are inherited, whether the project's owner may make no policies, the number of policies, and the days without a partition: how many
 /// days ahead, the day, the next; and whether a Walcast server is at work, which should have made them.
-type Looked = (String, String, bool, i64, Vec<String>, bool);
+type Looked = (String, String, bool, bool, bool, bool, i64, Vec<String>, bool);
 
 pub(super) async fn look(postgres: &mut PgConnection) -> Result<Vec<Entry>, sqlx::Error> {
     let looked: Option<Looked> = sqlx::query_as(QUERY).fetch_optional(postgres).await?;
-    let Some((role, owner, is_owner, policies, days, is_served)) = looked else {
+    let Some((role, owner, is_owner, is_member, has_options, lacks_maker, policies, days, is_served)) =
+        looked
+    else {
         return Ok(vec![Entry::warning(
             "messages_missing",
             "there is no table realtime.messages, so private channels are refused: start Walcast, or run `walcast migrate`",
@@ -55,9 +65,27 @@ pub(super) async fn look(postgres: &mut PgConnection) -> Result<Vec<Entry>, sqlx
         entries.push(
             Entry::problem(
                 "messages_not_owned",
-                format!("role \"{role}\" may not keep the partitions of realtime.messages, which belong to \"{owner}\""),
+                format!("role \"{role}\" may neither keep the partitions of realtime.messages nor judge by its policies: they belong to \"{owner}\""),
             )
-            .mended_by(format!("grant {} to {}", identifier(&owner), identifier(&role))),
+            .mended_by(match (is_member, has_options) {
+                // A member that inherits nothing.
+                (true, false) => format!("alter role {} inherit", identifier(&role)),
+                (true, true) => format!(
+                    "grant {} to {} with inherit true",
+                    identifier(&owner),
+                    identifier(&role)
+                ),
+                (false, _) => format!("grant {} to {}", identifier(&owner), identifier(&role)),
+            }),
+        );
+    }
+    if lacks_maker {
+        entries.push(
+            Entry::warning(
+                "policies_not_allowed",
+                format!("role \"postgres\" may make no policies on realtime.messages, which belongs to \"{owner}\""),
+            )
+            .mended_by(format!("grant {} to postgres", identifier(&owner))),
         );
     }
     if days.is_empty() {

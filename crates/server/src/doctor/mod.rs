@@ -5,6 +5,7 @@
 //! read-only transaction, and the one replication connection makes no slot.
 
 mod clock;
+mod message_publication;
 mod messages;
 mod migrations;
 mod replication;
@@ -22,6 +23,7 @@ use walcast_changes::DeleteVisibility;
 use walcast_changes::diagnosis::TableName;
 
 use crate::config::{ChangesConfig, DatabaseConfig};
+use crate::database_side::MESSAGES_PUBLICATION;
 use crate::options::Options;
 use crate::setting::ConfigError;
 
@@ -141,6 +143,11 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
     session
         .look("realtime.messages", &mut report, async |postgres| {
             messages::look(postgres).await
+        })
+        .await;
+    session
+        .look(MESSAGES_PUBLICATION, &mut report, async |postgres| {
+            message_publication::look(postgres).await
         })
         .await;
     session.close().await;

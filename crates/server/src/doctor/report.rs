@@ -29,6 +29,7 @@ pub const CODES: &[&str] = &[
     "max_slot_wal_keep_size",
     "messages_missing",
     "messages_not_owned",
+    "messages_not_published",
     "migrations_missing",
     "migrations_not_allowed",
     "no_free_slot",
@@ -39,6 +40,7 @@ pub const CODES: &[&str] = &[
     "no_replication_right",
     "not_looked_at",
     "old_version",
+    "policies_not_allowed",
     "pooler",
     "row_security_off",
     "short_idle_timeout",
@@ -46,6 +48,7 @@ pub const CODES: &[&str] = &[
     "standby",
     "wal_level",
     "wal_sender_timeout",
+    "walcast_not_owned",
 ];
 
 /// One thing that was looked at.

@@ -15,7 +15,8 @@ select
   current_setting('max_replication_slots')::int8,
   (select count(*) from pg_replication_slots),
   current_setting('max_wal_senders')::int8,
-  (select count(*) from pg_stat_activity where backend_type = 'walsender'),
+  -- Other roles' rows of pg_stat_activity say of themselves only that they are there.
+  (select count(*) from pg_stat_get_wal_senders()),
   exists (select from pg_replication_slots
           where database = current_database() and active and starts_with(slot_name, 'walcast_'))";
 

@@ -84,18 +84,21 @@ async fn help_shows_no_secret() {
     );
 }
 
-struct Running {
-    child: Child,
+pub(crate) struct Running {
+    pub(crate) child: Child,
     log: Lines<BufReader<ChildStderr>>,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
+    /// All it has said so far.
+    pub(crate) said: Vec<String>,
 }
 
 impl Running {
     /// The next log line that has this text.
-    async fn line(&mut self, text: &str) -> String {
+    pub(crate) async fn line(&mut self, text: &str) -> String {
         let line = async {
             loop {
                 let line = self.log.next_line().await.unwrap().expect("the program ended");
+                self.said.push(line.clone());
                 if line.contains(text) {
                     return line;
                 }
@@ -120,14 +123,20 @@ async fn start_as(mut command: Command, variables: &[(&str, &str)]) -> Running {
     command
         .env("API_JWT_SECRET", SECRET)
         .env("PORT", "0")
-        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none");
-    command.envs(variables.iter().copied()).stderr(Stdio::piped());
-    let mut child = command.spawn().unwrap();
+        .env("DATABASE_URL", "postgres://nobody@127.0.0.1:1/none")
+        .envs(variables.iter().copied());
+    started(&mut command).await
+}
+
+/// The program, once it listens.
+pub(crate) async fn started(command: &mut Command) -> Running {
+    let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
     let log = BufReader::new(child.stderr.take().unwrap()).lines();
     let mut running = Running {
         child,
         log,
         address: SocketAddr::from(([127, 0, 0, 1], 0)),
+        said: Vec::new(),
     };
     let line = running.line("walcast listens").await;
     let port = line.rsplit_once("]:").expect("no port").1;

@@ -1,12 +1,17 @@
 //! `docker-compose.yml` and `Dockerfile` say what the binary understands.
 
-use serde::Deserialize;
 use std::collections::BTreeMap;
+
+use clap::CommandFactory;
+use serde::Deserialize;
+use serde_json::json;
 use walcast::config::Config;
-use walcast::environment::IGNORED;
-use walcast::options::Options;
+use walcast::environment;
+use walcast::options::{Cli, Options};
 
 const COMPOSE: &str = include_str!("../../../../docker-compose.yml");
+const OVERRIDE: &str = include_str!("../../../../docker/supabase/docker-compose.walcast.yml");
+const SWITCHING: &str = include_str!("../../../../docs/supabase.md");
 const DOCKERFILE: &str = include_str!("../../../../Dockerfile");
 
 #[derive(Deserialize)]
@@ -84,38 +89,54 @@ fn the_compose_environment_configures_the_server() {
 #[test]
 fn every_name_of_the_compose_environment_is_known() {
     for name in compose().services["walcast"].environment.keys() {
-        let is_ignored = IGNORED.iter().any(|ignored| ignored.name == name);
-        // A setting changes what comes out, or is refused when it is nonsense.
-        let nonsense = Options::from_environment([
-            ("API_JWT_SECRET", "secret"),
-            (name.as_str(), "no such value: \u{1}"),
-        ]);
-        let plain = Options::from_environment([("API_JWT_SECRET", "secret")]).unwrap();
-        let is_setting = nonsense
-            .is_ok_and(|options| format!("{:?}", values(&options)) != format!("{:?}", values(&plain)));
-        assert!(
-            is_ignored || is_setting,
-            "{name} is neither a setting nor in the list of ignored names"
-        );
+        assert_known(name);
     }
 }
 
-/// The settings a compose file may set, as text.
-fn values(options: &Options) -> Vec<Option<String>> {
-    vec![
-        options.port.clone(),
-        options.nodes.redis_url.clone(),
-        options.database_url.clone(),
-        options.db_host.clone(),
-        options.db_port.clone(),
-        options.db_user.clone(),
-        options.db_password.clone(),
-        options.db_name.clone(),
-        options.db_ssl.clone(),
-        options.api_jwt_secret.clone(),
-        options.metrics_jwt_secret.clone(),
-        options.tenant_name.clone(),
-    ]
+/// That a variable is a setting, or ignored with a reason.
+fn assert_known(variable: &str) {
+    let command = Cli::command();
+    let is_setting = command
+        .get_arguments()
+        .any(|argument| argument.get_env().is_some_and(|env| env == variable));
+    assert!(
+        is_setting || environment::reason(variable).is_some(),
+        "{variable} is neither a setting nor in the list of ignored names"
+    );
+}
+
+#[test]
+fn supabase_s_stack_changes_in_nothing_but_the_image() {
+    let file: serde_json::Value = serde_yaml_ng::from_str(OVERRIDE).unwrap();
+    let image = &file["services"]["realtime"]["image"];
+    assert_eq!(file, json!({"services": {"realtime": {"image": image}}}));
+    assert_eq!(
+        filled(&serde_yaml_ng::Value::from(image.as_str().unwrap())),
+        "walcast"
+    );
+    assert!(
+        include_str!("../../../../Makefile").contains("docker build --tag walcast ."),
+        "the image is called as it is built"
+    );
+}
+
+#[test]
+fn supabase_s_health_check_finds_what_it_calls() {
+    // `CMD-SHELL` is run by the image's /bin/sh, and the check asks port 4000 with curl.
+    assert!(DOCKERFILE.contains("FROM debian:bookworm-slim"));
+    assert!(DOCKERFILE.contains("ca-certificates curl"));
+    assert!(DOCKERFILE.contains("EXPOSE 4000"));
+}
+
+#[test]
+fn what_is_said_of_supabase_s_environment_is_said_of_all_of_it() {
+    for (variable, _) in crate::supabase::ENVIRONMENT {
+        assert_known(variable);
+        assert!(
+            SWITCHING.contains(&format!("`{variable}`")),
+            "{variable} is not in docs/supabase.md"
+        );
+    }
 }
 
 #[test]

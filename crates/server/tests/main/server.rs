@@ -10,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message};
 use tokio_util::sync::CancellationToken;
 use walcast::config::Config;
@@ -120,7 +121,10 @@ pub(crate) async fn request_with_body(
     headers: &[(&str, &str)],
     body: Option<&[u8]>,
 ) -> Response {
-    let mut request = format!("{method} {target} HTTP/1.1\r\nhost: localhost\r\n");
+    let mut request = format!("{method} {target} HTTP/1.1\r\n");
+    if !headers.iter().any(|(name, _)| *name == "host") {
+        request += "host: localhost\r\n";
+    }
     if !headers.iter().any(|(name, _)| *name == "connection") {
         request += "connection: close\r\n";
     }
@@ -183,6 +187,24 @@ impl Client {
         let tcp = TcpStream::connect(address).await.unwrap();
         let url = format!("ws://realtime-dev.localhost/socket/websocket?apikey={key}&vsn={vsn}");
         let (stream, _) = tokio_tungstenite::client_async(url, tcp).await.unwrap();
+        Self { stream }
+    }
+
+    /// Through a gateway that says this `Host`, and this `x-api-key` if any.
+    pub(crate) async fn connect_with(
+        address: SocketAddr,
+        host: &str,
+        key: &str,
+        key_header: Option<&str>,
+    ) -> Self {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let url = format!("ws://{host}/socket/websocket?apikey={key}&vsn=2.0.0");
+        let mut request = url.into_client_request().unwrap();
+        if let Some(key) = key_header {
+            let key = key.parse().unwrap();
+            request.headers_mut().insert("x-api-key", key);
+        }
+        let (stream, _) = tokio_tungstenite::client_async(request, tcp).await.unwrap();
         Self { stream }
     }
 
