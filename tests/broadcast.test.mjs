@@ -3,10 +3,10 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, newest, newestOn1, old, subscribe } from './clients.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 let walcast
-before(async () => (walcast = await Walcast.start()))
+before(async () => (walcast = await startServer()))
 after(() => walcast.stop())
 
 const join = (kind, topic, broadcast) => subscribe(connect(kind, walcast), topic, [], { broadcast })

@@ -3,13 +3,13 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, listen, newest, subscribe } from './clients.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const ADA = '11111111-1111-4111-8111-111111111111'
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await walcast.sql(`
     create table public.items (id int primary key, room_id int, name text);
     alter table public.items replica identity full;

@@ -4,11 +4,11 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, newest, newestOn1, signIn, subscribe } from './clients.mjs'
 import { ADA, allow as allowIn, BEN, build, enter as enterIn } from './rooms.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await build(walcast)
 })
 after(() => walcast.stop())

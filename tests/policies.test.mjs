@@ -3,14 +3,14 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, signIn, subscribe } from './clients.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const ADA = '11111111-1111-4111-8111-111111111111'
 const BEN = '22222222-2222-4222-8222-222222222222'
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await walcast.sql(`
     create table public.papers (id int primary key, owner uuid, team text, secret text, title text);
     alter table public.papers enable row level security;

@@ -7,13 +7,13 @@ import ws from 'ws'
 import { connect, kinds, newest, newestOn1, old, signIn } from './clients.mjs'
 import { Inbox } from './inbox.mjs'
 import { ADA, allow, BEN, build } from './rooms.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const LIMIT_MS = 10_000
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await build(walcast)
 })
 after(() => walcast.stop())

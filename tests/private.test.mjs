@@ -4,7 +4,7 @@ import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, newestOn1, old, signIn, subscribe } from './clients.mjs'
 import { ADA, allow as allowIn, BEN, build, enter as enterIn, refusal } from './rooms.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const MEMBER = { reads: true, writes: true }
 // How long a sender waits for an answer that never comes.
@@ -12,7 +12,7 @@ const UNANSWERED_MS = 300
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await build(walcast)
   await walcast.sql(`
     create table public.orders (id int primary key, customer int, state text);

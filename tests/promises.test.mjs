@@ -3,13 +3,13 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, listen, subscribe } from './clients.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const ROUNDS = 50
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await walcast.sql(`
     create table public.beats (id bigint generated always as identity primary key, round text);
     grant select on public.beats to anon;

@@ -5,14 +5,14 @@ import { randomUUID } from 'node:crypto'
 import { after, before, describe, test } from 'node:test'
 import { connect, kinds, newest, newestOn1, old, signIn } from './clients.mjs'
 import { ADA, allow, build, enter, refusal } from './rooms.mjs'
-import { Walcast } from './walcast.mjs'
+import { startServer } from './server.mjs'
 
 const MEMBER = { reads: true, writes: true }
 const MINUTE_MS = 60_000
 
 let walcast
 before(async () => {
-  walcast = await Walcast.start()
+  walcast = await startServer()
   await build(walcast)
 })
 after(() => walcast.stop())
