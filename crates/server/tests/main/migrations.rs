@@ -151,3 +151,20 @@ async fn an_empty_database_gets_schemas_and_roles() {
     let found: (bool, i64, bool, bool) = (row.get(0), row.get(1), row.get(2), row.get(3));
     assert_eq!(found, (true, 3, true, false));
 }
+
+#[tokio::test]
+async fn a_migration_that_was_applied_before_its_text_was_corrected_counts_as_applied() {
+    let database = Postgres::shared().await.database().await;
+    Box::pin(migrate_at(&database.url())).await.unwrap();
+    let recorded = |checksum: &str| {
+        format!("update walcast.migrations set checksum = decode('{checksum}', 'hex') where version = 1")
+    };
+    // The text that granted usage on schema realtime again to those who have it.
+    let superseded = "bb71c50dd894b150d9b17e519fcea72e456e28e33bb28517f1a6df8b7ff1d9f5\
+                      fa5ece8ff3d80efc38ad14950d4e5805";
+    database.execute(&recorded(superseded)).await;
+    Box::pin(migrate_at(&database.url())).await.unwrap();
+    database.execute(&recorded("00")).await;
+    let error = Box::pin(migrate_at(&database.url())).await.unwrap_err();
+    assert!(error.to_string().contains("modified"), "{error}");
+}
