@@ -81,7 +81,7 @@ impl From<walcast_changes::SubscribeError> for Unfulfilled {
 /// The claims as the change stream takes them.
 ///
 /// A token whose role is `null` names no role; the empty name is none either, so Postgres refuses it.
-fn identity(claims: &Claims) -> Arc<walcast_changes::Claims> {
+pub(crate) fn identity(claims: &Claims) -> Arc<walcast_changes::Claims> {
     let role = claims.role.as_deref().unwrap_or_default().to_owned();
     Arc::new(walcast_changes::Claims {
         role,

@@ -19,6 +19,7 @@ pub use claims::{ClaimRules, Claims};
 pub use error::TokenError;
 pub use grants::{CLAIM, Grant, Grants, NotOpened, PresenceGrant, TopicGrant, claim};
 pub use key_set::{KeySet, KeySetError};
+pub(crate) use verifier::unverified;
 pub use verifier::{Keys, Verifier};
 
 /// Opaque API keys start with this; they are never credentials here (`protocol.md 4.1`).

@@ -1,5 +1,5 @@
 //! Broadcasts over HTTP: `POST /api/broadcast`, `POST /api/broadcast/{topic}/events/{event}` and `GET /api/ping`
-//! (`protocol.md 5.6`, `5.7`, `10`); and tokens bound to topics: `POST /api/tokens` (decision 29). What
+//! (`protocol.md 5.6`, `5.7`, `10`); tokens bound to topics: `POST /api/tokens` (decision 29); and [`explain`]. What
 //! administers is in [`admin`] and [`health`].
 //!
 //! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
@@ -7,6 +7,7 @@
 
 pub mod admin;
 mod batch;
+mod explain;
 pub mod health;
 mod media_type;
 mod reencode;
@@ -65,6 +66,7 @@ pub fn routes() -> OpenApiRouter<Arc<Server>> {
         routes!(batch::broadcast),
         routes!(single::broadcast),
         routes!(tokens::make),
+        routes!(explain::explain),
     ] {
         let endpoint = endpoint.route_layer(middleware::from_fn(require_json));
         router = router.merge(openapi::for_pages((schemas, paths, endpoint)));

@@ -133,7 +133,7 @@ impl Grants {
     ///
     /// # Errors
     /// Anything that is not understood: it may be what limits the token.
-    pub(super) fn read(claim: &Value) -> Result<Self, serde_json::Error> {
+    pub(crate) fn read(claim: &Value) -> Result<Self, serde_json::Error> {
         let Bound { topics } = Bound::<Vec<TopicGrant>>::deserialize(claim)?;
         let mut grants = BTreeMap::new();
         for granted in topics {

@@ -24,6 +24,7 @@ mod database;
 mod doctor;
 mod errors;
 mod event_source;
+mod explain;
 mod frames;
 mod health;
 mod http;
