@@ -43,8 +43,8 @@ export class ChannelList {
         'div',
         { class: 'channel-actions' },
         card.rejoin,
-        channel.settings.postgres_changes.length
-          ? button('askWhy', 'Why not?', { class: 'quiet', 'aria-label': `Why not? A row that does not arrive on ${topic}` })
+        channel.settings.postgres_changes.length || channel.settings.private
+          ? button('askWhy', 'Why not?', { class: 'quiet', 'aria-label': `Why not? About ${topic}` })
           : null,
         button('leave', 'Leave', { class: 'quiet', 'aria-label': `Leave ${topic}` }),
       ),

@@ -1,4 +1,4 @@
-// The question why a row does not arrive, and its answer check by check.
+// The question why a row does not arrive or a channel is refused, and its answer check by check.
 
 import { bindingFields } from './binding-fields.js'
 import { bindingWords } from './channel-list.js'
@@ -8,6 +8,10 @@ import { keep, kept } from './keys.js'
 import { noticeView, remedyView } from './notice-view.js'
 import { readObject } from './payload-field.js'
 
+const WHAT = {
+  row: { yes: 'receives this row', no: 'does not receive this row' },
+  channel: { yes: 'may join this channel', no: 'may not join this channel' },
+}
 const MARKS = new Map([[true, ['passed', '✓']], [false, ['failed', '✗']], [null, ['unknown', '?']]])
 
 export class ExplainPanel {
@@ -15,14 +19,15 @@ export class ExplainPanel {
   #answer
   #fields = bindingFields({ table: '' })
   #connected = null
+  #topic = null
 
   constructor(panel) {
     this.#form = panel.querySelector('form')
     this.#answer = panel.querySelector('.answer')
     this.#form.querySelector('.asked-binding').append(this.#fields.node)
-    const { who, service } = this.#form.elements
+    const { about, who, service } = this.#form.elements
     service.value = kept('service')
-    for (const choice of who) choice.addEventListener('change', () => this.#showWho())
+    for (const choice of [...about, ...who]) choice.addEventListener('change', () => this.#showChosen())
     this.#form.elements.binding.addEventListener('change', ({ target }) => {
       const chosen = this.bindings?.[Number(target.value)]
       if (chosen) this.#fields.write(chosen)
@@ -31,7 +36,7 @@ export class ExplainPanel {
       event.preventDefault()
       this.#ask()
     })
-    this.#showWho()
+    this.#showChosen()
     this.choose(null)
   }
 
@@ -51,21 +56,39 @@ export class ExplainPanel {
     select.closest('.field').hidden = this.bindings.length < 2
     select.replaceChildren(...this.bindings.map((binding, i) => element('option', { value: i }, bindingWords(binding))))
     if (this.bindings.length) this.#fields.write(this.bindings[0])
+    this.#topic = channel?.settings.topic
+    if (!channel) return
+    const { about, topic } = this.#form.elements
+    topic.value = channel.settings.topic
+    about.value = this.bindings.length || !channel.settings.private ? 'row' : 'channel'
+    this.#showChosen()
   }
 
   focus() {
-    this.#form.elements.key.focus()
+    const { about, topic, key } = this.#form.elements
+    if (about.value === 'row') key.focus()
+    else topic.focus()
   }
 
-  #showWho() {
-    const who = this.#form.elements.who.value
-    for (const part of this.#form.querySelectorAll('[data-who]')) part.hidden = part.dataset.who !== who
+  #showChosen() {
+    for (const choice of ['about', 'who']) {
+      const { value } = this.#form.elements[choice]
+      for (const part of this.#form.querySelectorAll(`[data-${choice}]`)) part.hidden = part.dataset[choice] !== value
+    }
   }
 
   /** The body of the request, or null where something is missing, which is then said. */
   #question() {
-    const { who, token, claims, key } = this.#form.elements
-    const question = { postgres_changes: this.#fields.read() }
+    const { about, topic, who, token, claims, key } = this.#form.elements
+    const question = {}
+    if (about.value === 'channel') {
+      Object.assign(question, { topic: topic.value.trim(), private: true })
+      if (!question.topic) return this.#refuse('The topic is missing.', topic)
+    } else {
+      question.postgres_changes = this.#fields.read()
+      // It matters for tokens that are bound to topics.
+      if (this.#topic) question.topic = this.#topic
+    }
     if (who.value === 'claims') {
       question.claims = readObject(claims)
       if (!question.claims) return null
@@ -73,7 +96,7 @@ export class ExplainPanel {
       question.token = who.value === 'token' ? token.value.replace(/\s/g, '') : this.#connected.token
       if (!question.token) return this.#refuse('The user’s token is missing.', token)
     }
-    if (key.value.trim()) {
+    if (about.value === 'row' && key.value.trim()) {
       question.key = readObject(key)
       if (!question.key) return null
     }
@@ -94,6 +117,7 @@ export class ExplainPanel {
       this.#answer.replaceChildren(noticeView({ level: 'error', code, sentence: message, remedy }))
     } finally {
       this.#answer.removeAttribute('aria-busy')
+      this.#answer.firstElementChild.scrollIntoView({ block: 'nearest' })
     }
   }
 
@@ -106,7 +130,7 @@ export class ExplainPanel {
   #show(answer) {
     const checks = answer.checks ?? []
     const parts = [
-      element('p', { class: 'verdict', 'data-visible': String(answer.visible) }, verdict({ ...answer, checks })),
+      element('p', { class: 'verdict', 'data-visible': String(answer.visible) }, verdict({ ...answer, checks }, WHAT[this.#form.elements.about.value])),
       answer.judged_as ? element('p', { class: 'hint' }, `Judged as ${answer.judged_as}, in the order of delivery.`) : null,
       element('ol', { class: 'checks' }, checks.map(checkView)),
       ...(answer.policies?.length ? [element('h3', {}, 'Policies'), element('ul', { class: 'policies' }, answer.policies.map(policyView))] : []),

@@ -1,8 +1,8 @@
-// Asks the server why: would this user receive this row, and if not, which check says no.
+// Asks the server why: would this user receive this row or join this channel, and if not, which check says no.
 
 /**
  * What `POST /api/explain` answers: `{ visible, identity, checks, policies }`. `question` is its body, with `token` or
- * `claims`, `postgres_changes` and perhaps `key`.
+ * `claims`, and `postgres_changes` with perhaps `key`, or `topic` with `private`.
  *
  * Throws an Error with `code` and `remedy` where the server gives them.
  */
@@ -23,13 +23,13 @@ export async function explain(api, serviceKey, question) {
   throw Object.assign(error, { code: body?.code ?? null, remedy: body?.remedy ?? null })
 }
 
-/** The answer in one sentence: yes, no and why, or that it cannot be told. */
-export function verdict({ visible, identity, checks }) {
-  const who = identity?.sub ? `${identity.role} ${identity.sub}` : (identity?.role ?? 'this user')
-  if (visible === true) return `Yes: ${who} receives this row.`
-  const first = checks.find(({ passed }) => passed === (visible === false ? false : null))
-  if (visible === false) return `No: ${first ? first.detail : `${who} does not receive this row.`}`
-  return checks.some(({ passed }) => passed === false)
-    ? `No: ${checks.find(({ passed }) => passed === false).detail}`
-    : `It cannot be told${first ? `: ${first.detail}` : ' without a row’s key.'}`
+/** The answer in one sentence: yes, no and why, or that it cannot be told. `what` is what one receives or joins. */
+export function verdict({ visible, identity, checks }, what) {
+  const who = [identity?.role || 'this user', identity?.sub].filter(Boolean).join(' ')
+  if (visible === true) return `Yes: ${who} ${what.yes}.`
+  const failed = checks.find(({ passed }) => passed === false)
+  if (failed) return `No: ${failed.detail}.`
+  if (visible === false) return `No: ${who} ${what.no}.`
+  const open = checks.find(({ passed }) => passed === null)
+  return `That depends${open ? `: ${open.detail}` : ' on the row: give its primary key'}.`
 }

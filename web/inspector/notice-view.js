@@ -15,7 +15,7 @@ export function noticeView({ level, code, sentence, remedy }) {
 
 /** What mends it: SQL to copy, or a sentence. */
 export function remedyView(remedy) {
-  if (!/^(alter|create|grant|revoke|drop|begin|select|set)\b/i.test(remedy)) return element('p', { class: 'remedy' }, remedy)
+  if (!/^(alter|create (policy|publication)|grant|revoke|drop)\b/.test(remedy)) return element('p', { class: 'remedy' }, remedy)
   const copy = copyButton(element('button', { type: 'button', class: 'quiet' }, 'Copy SQL'), () => remedy)
   return element('div', { class: 'remedy' }, element('pre', { tabindex: '0', 'aria-label': 'SQL that mends it' }, remedy), copy)
 }

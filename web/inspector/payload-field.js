@@ -1,8 +1,8 @@
 // A text area that holds a JSON object, and says what is wrong where it does not.
 
-/** The object in it; null, and a sentence under it, if there is none. Empty is `{}`. */
+/** The object in it; null, and a sentence where its first description is, if there is none. Empty is `{}`. */
 export function readObject(area) {
-  const told = document.getElementById(area.getAttribute('aria-describedby'))
+  const told = document.getElementById(area.getAttribute('aria-describedby').split(' ')[0])
   const problem = (sentence) => {
     told.textContent = sentence
     told.hidden = !sentence
