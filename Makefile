@@ -1,9 +1,10 @@
 # make dev, make test, make lint: each installs what it needs and is missing.
 
 PG ?=
+SEED ?=
 ARGS ?=
 .DEFAULT_GOAL := help
-.PHONY: help dev test lint bench image docker-check
+.PHONY: help dev test chaos lint bench image docker-check
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | while IFS="$$(printf '\t')" read -r name what; do \
@@ -17,6 +18,13 @@ dev: ## Run a server with a database of its own, for trying it out (ARGS=... go 
 
 test: ## Run all tests; PG=14 to PG=18 chooses the Postgres they run on
 	@scripts/test $(PG)
+
+chaos: ## Let nodes, Redis, Postgres and clients fail for five minutes (SEED=... repeats a run)
+	@scripts/provide-rust
+	@scripts/provide-postgres $(PG)
+	@scripts/provide-redis
+	WALCAST_TEST_PG=$(PG) WALCAST_CHAOS_SEED=$(SEED) WALCAST_CHAOS_S=300 \
+		cargo test --locked -p walcast --test chaos -- --nocapture
 
 lint: ## Check formatting, lints and scripts
 	@scripts/provide-rust

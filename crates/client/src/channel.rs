@@ -85,12 +85,16 @@ impl Channel {
         self.events.recv().await
     }
 
-    /// Sends an event and waits for its reply: `Ok(response)` or `Err(response)`. Without a reply (some events have
-    /// none) this waits until the socket ends.
+    /// Sends an event, now; the returned future waits for its reply: `Ok(response)` or `Err(response)`. Without a reply
+    /// (some events have none) that is until the socket ends. It does not hold the channel, which may be read meanwhile.
     ///
     /// # Errors
     /// The `response` of an error reply; null when the socket ended.
-    pub async fn push(&self, event: &str, payload: Value) -> Result<Value, Value> {
+    pub fn push(
+        &self,
+        event: &str,
+        payload: Value,
+    ) -> impl Future<Output = Result<Value, Value>> + Send + use<> {
         let (reply, answered) = oneshot::channel();
         let command = Command::Push {
             topic: self.topic.clone(),
@@ -98,8 +102,9 @@ impl Channel {
             payload,
             reply: Some(reply),
         };
-        self.commands.send(command).map_err(|_| Value::Null)?;
-        answered.await.unwrap_or(Err(Value::Null))
+        // A socket that has ended drops the command, and with it the reply.
+        let _ = self.commands.send(command);
+        async { answered.await.unwrap_or(Err(Value::Null)) }
     }
 
     /// Sends an event that has no reply.

@@ -26,6 +26,9 @@ pub enum Event {
 pub struct Change {
     /// Ids of the bindings that match, as in the join reply.
     pub ids: Vec<u64>,
+    /// Where the change is in the stream, for the `since` of a later join; servers other than Walcast do not say.
+    #[serde(default)]
+    pub position: Option<String>,
     /// The change object, as sent.
     pub data: Box<RawValue>,
 }
