@@ -112,7 +112,7 @@ impl Cluster {
         };
         let dial = Dial::new(redis)?;
         let is_there = match dial.probe().await {
-            Ok(()) => true,
+            Ok(_) => true,
             Err(error @ ConnectError::Unreachable { .. }) => {
                 tracing::warn!(%error, "out of touch with the other nodes; Redis is tried again until it answers");
                 false

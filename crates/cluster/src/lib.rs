@@ -24,6 +24,7 @@ mod redis;
 mod stream;
 
 pub use crate::redis::dial::ConnectError;
+pub use crate::redis::examine::{Examination, examine};
 pub use bus::{Bus, BusStats, Event, Listener, PublishError, Received, Subscription};
 pub use cluster::{Cluster, Hub};
 pub use config::{Config, ConfigError, Endpoint, Password, RedisConfig, Vitality};

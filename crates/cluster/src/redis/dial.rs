@@ -113,6 +113,18 @@ pub(crate) fn told(error: &RedisError) -> ClusterError {
     }
 }
 
+/// What a Redis tells about itself: lines of `name:value`.
+pub(crate) struct Info(String);
+
+impl Info {
+    pub(crate) fn field(&self, name: &str) -> Option<&str> {
+        self.0
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+    }
+}
+
 /// How to connect.
 #[derive(Clone)]
 pub(crate) struct Dial {
@@ -276,7 +288,7 @@ impl Dial {
     }
 
     /// Connects once, to see whether what answers can be used.
-    pub(crate) async fn probe(&self) -> Result<(), ConnectError> {
+    pub(crate) async fn probe(&self) -> Result<Info, ConnectError> {
         let address = self.address();
         let single = Self {
             is_cluster: false,
@@ -306,12 +318,12 @@ impl Dial {
             .query_async(&mut connection)
             .await
             .map_err(|error| judge(&error))?;
-        let field = |name: &str| {
-            info.lines()
-                .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
-                .map(str::trim)
-        };
-        let found = field("redis_version").unwrap_or("unknown");
+        let info = Info(info);
+        let is_cluster = info.field("cluster_enabled") == Some("1");
+        if self.is_cluster && !is_cluster {
+            return Err(ConnectError::IsNoCluster { address });
+        }
+        let found = info.field("redis_version").unwrap_or("unknown");
         let mut numbers = found.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
         let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
         let (least, needed) = if self.is_cluster {
@@ -326,10 +338,9 @@ impl Dial {
                 needed,
             });
         }
-        match (field("cluster_enabled") == Some("1"), self.is_cluster) {
-            (true, false) => Err(ConnectError::IsCluster { address }),
-            (false, true) => Err(ConnectError::IsNoCluster { address }),
-            _ => Ok(()),
+        if is_cluster && !self.is_cluster {
+            return Err(ConnectError::IsCluster { address });
         }
+        Ok(info)
     }
 }

@@ -6,6 +6,7 @@ use crate::config::RedisConfig;
 use crate::node::NodeId;
 use crate::redis::recent::Places;
 use redis::cluster_routing::Slot;
+use uuid::Uuid;
 
 /// Names under a prefix.
 #[derive(Debug, Clone)]
@@ -101,6 +102,11 @@ impl Keys {
     /// A stream.
     pub(crate) fn stream(&self, name: &str) -> String {
         format!("{}stream:{{{name}}}", self.prefix)
+    }
+
+    /// A key that nothing depends on.
+    pub(crate) fn trace(&self, id: Uuid) -> String {
+        format!("{}examined:{id}", self.prefix)
     }
 }
 

@@ -3,6 +3,7 @@
 mod backoff;
 pub(crate) mod bus;
 pub(crate) mod dial;
+pub(crate) mod examine;
 pub(crate) mod health;
 pub(crate) mod keys;
 pub(crate) mod lease;

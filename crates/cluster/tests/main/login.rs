@@ -55,6 +55,8 @@ async fn a_password_and_a_user_are_given((): ()) {
             "walcast",
             "on",
             ">secret",
+            // Before version 7 every new user has all.
+            "resetchannels",
             "~walcast:*",
             "&walcast:*",
             "+@all",

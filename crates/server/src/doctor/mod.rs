@@ -2,12 +2,13 @@
 //!
 //! Each file looks at one matter and returns [`Entry`]s. What concerns tables and roles is found by
 //! [`walcast_changes::diagnosis`], as for the confirmation of a subscription. Nothing is changed: every look is a
-//! read-only transaction, and the one replication connection makes no slot.
+//! read-only transaction, and the one replication connection makes no slot. In Redis a key is made and removed.
 
 mod clock;
 mod message_publication;
 mod messages;
 mod migrations;
+mod redis;
 mod replication;
 mod report;
 mod roles;
@@ -74,6 +75,7 @@ pub enum DoctorError {
 pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
     let database = DatabaseConfig::from_options(&options.server)?;
     let changes = ChangesConfig::from_options(&options.server)?;
+    let nodes = options.server.nodes.judge().map_err(ConfigError::from)?;
     let replication = walcast_replication::Config::from_url(database.url.expose())?;
     let token = match &options.key {
         None => None,
@@ -151,6 +153,9 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
         })
         .await;
     session.close().await;
+    if let Some(redis) = &nodes.redis {
+        report.extend(redis::look(redis).await);
+    }
     Ok(report)
 }
 

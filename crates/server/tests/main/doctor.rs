@@ -5,11 +5,11 @@ use std::net::SocketAddr;
 use std::process::Output;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use walcast::doctor::{self, CODES, DoctorOptions, Entry, Level, Report};
 use walcast::migrate::migrate_at;
 use walcast::options::Options;
-use walcast_testkit::{Database, Postgres};
+use walcast_testkit::{Database, Postgres, Redis};
 
 use crate::binary::{run, walcast};
 use crate::server::{SECRET, Walcast, anon, forged, sign, user};
@@ -569,4 +569,64 @@ fn every_code_is_explained() {
     let explained = page.lines().filter(|line| line.starts_with("| `")).count();
     let known = CODES.len() + walcast_changes::diagnosis::Finding::CODES.len();
     assert_eq!(explained, known, "a code is explained that there is not");
+}
+
+type Settings<'a> = &'a [(&'a str, &'a str)];
+
+/// The report of a server whose nodes would share this Redis.
+async fn with_redis(settings: Settings<'_>) -> Report {
+    let database = Postgres::shared().await.database().await;
+    let url = database.url();
+    let given = [("DATABASE_URL", url.as_str()), ("API_JWT_SECRET", SECRET)];
+    let server = Options::from_environment(given.into_iter().chain(settings.iter().copied())).unwrap();
+    let options = DoctorOptions { server, ..at(&url) };
+    examine(&options).await
+}
+
+#[tokio::test]
+async fn redis_is_looked_at_where_nodes_share_one() {
+    if Redis::program().is_none() {
+        println!("skipped: neither redis-server nor valkey-server is installed");
+        return;
+    }
+    let fit = Redis::start(&[]).await;
+    let full = Redis::start(&[("maxmemory", "64mb"), ("maxmemory-policy", "allkeys-lru")]).await;
+    let locked = Redis::start(&[("requirepass", "secret")]).await;
+    let confined = Redis::start(&[]).await;
+    let mut asking = UnixStream::connect(confined.socket()).await.unwrap();
+    let user = b"ACL SETUSER nodes on >secret resetchannels ~other:* &other:* +@all\r\n";
+    asking.write_all(user).await.unwrap();
+    assert_eq!(asking.read_u8().await.unwrap(), b'+');
+    let (port, folder) = (fit.port().to_string(), fit.folder().display().to_string());
+    let replica = Redis::start(&[("replicaof", &format!("127.0.0.1 {port}"))]).await;
+    let as_nodes = format!("redis://nodes:secret@127.0.0.1:{}", confined.port());
+    let nobody = format!("unix://{folder}/nobody");
+    let cases: [(Settings<'_>, &[&str]); 8] = [
+        (&[("REDIS_URL", &fit.url())], &[]),
+        (&[("REDIS_URL", &full.url())], &["redis_eviction"]),
+        (&[("REDIS_URL", &locked.url())], &["redis_login"]),
+        (&[("REDIS_URL", &as_nodes)], &["redis_refuses"; 4]),
+        (
+            &[("REDIS_URL", &as_nodes), ("WALCAST_REDIS_PREFIX", "other:")],
+            &[],
+        ),
+        (&[("REDIS_URL", &replica.url())], &["redis_replica"]),
+        (&[("REDIS_URL", &nobody)], &["redis_unreachable"]),
+        (
+            &[("REDIS_URL", &fit.url()), ("REDIS_CLUSTER", "true")],
+            &["redis_cluster"],
+        ),
+    ];
+    for (settings, expected) in cases {
+        let report = with_redis(settings).await;
+        let entries = [Level::Problem, Level::Warning]
+            .into_iter()
+            .flat_map(|level| report.of(level));
+        let codes: Vec<&str> = entries
+            .filter_map(|entry| entry.code)
+            // How far away it is, a busy machine cannot tell.
+            .filter(|code| code.starts_with("redis_") && *code != "redis_far")
+            .collect();
+        assert_eq!(codes, expected, "{settings:?}: {report}");
+    }
 }
