@@ -1,6 +1,6 @@
 //! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
 
-use crate::binding::{Binding, Pattern};
+use crate::binding::{Binding, EventFilter, Pattern};
 use crate::catalog::{self, TableFacts};
 use crate::claims::{Claims, Identities, IdentityRef};
 use crate::diagnosis::{self, Exposure, Finding, Wish};
@@ -449,7 +449,7 @@ impl Context {
                 checked.attachments.push(attachment);
                 // A wildcard names tables nobody thought of; only a table asked for by name is worth a word.
                 if binding.table != Pattern::Any {
-                    self.warn(binding, &facts, role, &mut checked.warnings).await?;
+                    self.warn(binding, &facts, claims, &mut checked.warnings).await?;
                 }
             }
         }
@@ -462,9 +462,10 @@ impl Context {
         &self,
         binding: &Binding,
         facts: &TableFacts,
-        role: &str,
+        claims: &Claims,
         warnings: &mut Vec<String>,
     ) -> Result<(), SubscribeError> {
+        let role = claims.role.as_str();
         let exposure = self
             .exposures
             .get((facts.oid, role.to_owned()), async {
@@ -480,10 +481,17 @@ impl Context {
         let wish = Wish::Binding(binding);
         let mut findings = exposure.findings(wish);
         let checks_deletes = self.options.delete_visibility == DeleteVisibility::RowSecurity;
-        if let Some(source) = &facts.row_security
-            && (checks_deletes || binding.options.leave)
-        {
+        if let Some(source) = &facts.row_security {
             let access = self.known_access(binding, source.oid, role).await?;
+            if let Access::Compiled(program) = &access
+                && binding.event != EventFilter::Delete
+                && program.raises_for(self.intern(claims).0.view())
+            {
+                findings.push(Finding::ClaimsRaise {
+                    table: exposure.table().clone(),
+                    role: role.to_owned(),
+                });
+            }
             if checks_deletes {
                 findings.extend(exposure.hidden_deletes(wish, &access));
             }

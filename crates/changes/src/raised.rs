@@ -4,11 +4,13 @@
 use crate::claims::IdentityRef;
 use crate::condition::Truth;
 use crate::notice;
+use crate::subscription::Subscriber;
 use crate::table::Pending;
 use crate::view::View;
 use crate::visibility::Answer;
 use metrics::counter;
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How often a channel is told.
@@ -36,23 +38,47 @@ impl Raised {
             );
         }
         counter!("walcast_visibility_failures_total").increment(answer.failures.len() as u64);
-        self.told.retain(|_, told| told.elapsed() < TOLD_EVERY);
         let concerned: HashSet<&IdentityRef> =
             answer.failures.iter().map(|failure| &failure.identity).collect();
-        // The error may quote values of rows that are hidden.
-        let cause = format!(
-            "checking who may see rows of {schema}.{table} raised an error, which the server's log tells"
-        );
         for (at, change) in pending.iter().enumerate() {
             for part in change.parts.iter().filter(|part| part.truth == Truth::Ask) {
-                if concerned.contains(&part.identity)
-                    && !answer.sees(&part.identity, at)
-                    && !self.told.contains_key(&part.subscriber.id)
-                {
-                    self.told.insert(part.subscriber.id, Instant::now());
-                    part.subscriber.deliver(notice::missed(&part.subscriber, &cause));
+                if concerned.contains(&part.identity) && !answer.sees(&part.identity, at) {
+                    self.tell(view, &part.subscriber);
                 }
             }
         }
+    }
+
+    /// As [`Raised::report`], of policies that raised when they were evaluated here for some channels.
+    pub(crate) fn report_here(&mut self, view: &View, channels: &[Arc<Subscriber>]) {
+        let (schema, table) = (&view.relation.schema, &view.relation.name);
+        for channel in channels {
+            if self.tell(view, channel) {
+                tracing::warn!(
+                    %schema, %table, role = %channel.identity().0.claims.role,
+                    "rows are hidden because the policies raise an error for the claims or the row"
+                );
+            }
+        }
+        counter!("walcast_visibility_failures_total").increment(channels.len() as u64);
+    }
+
+    /// Tells a channel, unless it was told just now; whether it is.
+    fn tell(&mut self, view: &View, subscriber: &Arc<Subscriber>) -> bool {
+        let is_news = self
+            .told
+            .get(&subscriber.id)
+            .is_none_or(|told| told.elapsed() >= TOLD_EVERY);
+        if is_news {
+            self.told.retain(|_, told| told.elapsed() < TOLD_EVERY);
+            self.told.insert(subscriber.id, Instant::now());
+            // The error may quote values of rows that are hidden.
+            let cause = format!(
+                "checking who may see rows of {}.{} raised an error, which the server's log tells",
+                view.relation.schema, view.relation.name
+            );
+            subscriber.deliver(notice::missed(subscriber, &cause));
+        }
+        is_news
     }
 }

@@ -170,6 +170,8 @@ struct Decided {
     asking: Option<JoinHandle<Result<Answer, VisibilityError>>>,
     /// Or why there is none.
     answer: Result<Answer, String>,
+    /// Channels for whom policies raised an error here.
+    raised: Vec<Arc<Subscriber>>,
     /// The right to a second connection, while an earlier question is not answered yet.
     _permit: Option<OwnedSemaphorePermit>,
 }
@@ -307,7 +309,8 @@ impl Worker {
                 .decide(&self.context.asker, view, &mut pending)
                 .await;
         }
-        let asking = self.decide_visibility(&mut pending).map(|asking| {
+        let mut raised = Vec::new();
+        let asking = self.decide_visibility(&mut pending, &mut raised).map(|asking| {
             let context = Arc::clone(&self.context);
             tokio::spawn(async move { asking.run(&context).await })
         });
@@ -315,6 +318,7 @@ impl Worker {
             pending,
             asking,
             answer: Ok(Answer::default()),
+            raised,
             _permit: permit,
         });
         Ok(())
@@ -330,7 +334,10 @@ impl Worker {
     async fn deliver_next(&mut self) {
         answered(&mut self.line).await;
         let Some(Decided {
-            mut pending, answer, ..
+            mut pending,
+            answer,
+            raised,
+            ..
         }) = self.line.pop_front()
         else {
             return;
@@ -346,6 +353,7 @@ impl Worker {
         });
         if let Some(view) = &self.view {
             self.raised.report(view, &pending, &answer);
+            self.raised.report_here(view, &raised);
         }
         for (at, change) in pending.into_iter().enumerate() {
             self.deliver(at, change, &answer);
@@ -586,8 +594,13 @@ impl Worker {
         pending
     }
 
-    /// Removes the parts that are hidden by what is known here. What is left to ask of Postgres is returned.
-    fn decide_visibility(&self, pending: &mut [Pending]) -> Option<Asking> {
+    /// Removes the parts that are hidden by what is known here; those for whom policies raise an error are noted. What
+    /// is left to ask of Postgres is returned.
+    fn decide_visibility(
+        &self,
+        pending: &mut [Pending],
+        raised: &mut Vec<Arc<Subscriber>>,
+    ) -> Option<Asking> {
         let view = self.view.as_ref()?;
         let mut asked: HashMap<IdentityRef, Vec<usize>> = HashMap::new();
         let mut evaluated = 0_u64;
@@ -629,7 +642,10 @@ impl Worker {
                         rows.push(at);
                     }
                 }
-                verdict != Verdict::Hidden
+                if verdict == Verdict::Raises {
+                    raised.push(Arc::clone(&part.subscriber));
+                }
+                matches!(verdict, Verdict::Visible | Verdict::Ask)
             });
             if let Some(verification) = &mut verification {
                 verification.judge(view, at, &change.item.change);

@@ -225,6 +225,13 @@ pub enum Finding {
         /// The role.
         role: String,
     },
+    /// The policies raise an error for a token's claims, whatever the row.
+    ClaimsRaise {
+        /// The table.
+        table: TableName,
+        /// The role.
+        role: String,
+    },
     /// No primary key.
     NoPrimaryKey {
         /// The table.
@@ -295,6 +302,7 @@ impl Finding {
             Self::NoSelect { .. } => "no_select",
             Self::KeyNotSelectable { .. } => "key_not_selectable",
             Self::NoPolicy { .. } => "no_policy",
+            Self::ClaimsRaise { .. } => "claims_raise",
             Self::NoPrimaryKey { .. } => "no_primary_key",
             Self::NoReplicaIdentity { .. } => "no_replica_identity",
             Self::FilterNotInIdentity { .. } => "filter_not_in_identity",
@@ -323,6 +331,7 @@ impl Finding {
         "no_select",
         "key_not_selectable",
         "no_policy",
+        "claims_raise",
         "no_primary_key",
         "no_replica_identity",
         "filter_not_in_identity",
@@ -357,6 +366,7 @@ impl Finding {
             | Self::NoSelect { role, .. }
             | Self::KeyNotSelectable { role, .. }
             | Self::NoPolicy { role, .. }
+            | Self::ClaimsRaise { role, .. }
             | Self::DeleteHidden { role, .. }
             | Self::LeaveNotTold { role, .. } => Some(role),
             _ => None,
@@ -478,6 +488,7 @@ impl Finding {
             Self::NothingPublished { .. }
             | Self::NoSuchTable { .. }
             | Self::NotATable { .. }
+            | Self::ClaimsRaise { .. }
             | Self::LeaveNotHeard { .. } => return None,
         })
     }
@@ -610,6 +621,10 @@ impl fmt::Display for Finding {
             Self::NoPolicy { table, role, .. } => write!(
                 formatter,
                 "row level security is enabled on {table} and no policy lets role \"{role}\" select from it, so every INSERT and UPDATE is hidden; create one, with the condition that says which rows in place of true"
+            ),
+            Self::ClaimsRaise { table, role } => write!(
+                formatter,
+                "the policies of {table} for role \"{role}\" raise an error for the claims of this token, e.g. a `sub` that is no uuid, so every INSERT and UPDATE is hidden; give the claims the form that the policies compare"
             ),
             Self::NoPrimaryKey { table, offer } => {
                 write!(

@@ -156,7 +156,7 @@ impl Judge<'_> {
         };
         match verdict {
             Verdict::Visible => return Ok((Some(true), None)),
-            Verdict::Hidden => return Ok((Some(false), None)),
+            Verdict::Hidden | Verdict::Raises => return Ok((Some(false), None)),
             Verdict::Ask => {}
         }
         let item = Item {

@@ -14,8 +14,10 @@ use super::value::{self, ClaimsView, Trouble, Value};
 pub enum Verdict {
     /// Postgres would show the row.
     Visible,
-    /// It would not, or would raise an error.
+    /// It would not, or perhaps raise an error.
     Hidden,
+    /// It would raise an error, and so not show it.
+    Raises,
     /// Only Postgres knows.
     Ask,
 }
@@ -24,6 +26,15 @@ pub enum Verdict {
 pub trait Row {
     /// The column's text: `None` if the row does not carry it, `Some(None)` for NULL.
     fn value(&self, column: &str) -> Option<Option<&str>>;
+}
+
+/// A row that says nothing.
+pub(super) struct Nothing;
+
+impl Row for Nothing {
+    fn value(&self, _column: &str) -> Option<Option<&str>> {
+        None
+    }
 }
 
 /// Possible outcomes of a condition, a bit each.
@@ -112,8 +123,14 @@ impl Program {
         match (Run { row, claims }).truth(&self.condition) {
             Outcomes(TRUE) => Verdict::Visible,
             outcomes if outcomes.may_hold() => Verdict::Ask,
+            Outcomes(RAISES) => Verdict::Raises,
             _ => Verdict::Hidden,
         }
+    }
+
+    /// Whether it raises an error for these claims, whatever the row.
+    pub(crate) fn raises_for(&self, claims: &ClaimsView) -> bool {
+        self.evaluate(&Nothing, claims) == Verdict::Raises
     }
 }
 

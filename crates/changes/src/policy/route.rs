@@ -5,7 +5,7 @@
 //! A route never finds too few: whoever is not found is one for whom the condition is certainly not true.
 
 use super::compile::Expression;
-use super::evaluate::{Row, Run};
+use super::evaluate::{Nothing, Row, Run};
 use super::parse::{Comparison, Test};
 use super::value::{ClaimsView, Trouble, Value};
 
@@ -113,21 +113,13 @@ impl Routes {
     }
 }
 
-/// The key of one side of an equality. One that is NULL or raises is never true.
+/// The key of one side of an equality. One that is NULL is never true; nor is one that raises, but whom it raises for is
+/// to be found, and told.
 fn key(value: Result<Value<'_>, Trouble>) -> Sought {
     match value {
-        Ok(Value::Null) | Err(Trouble::Raises) => Sought::Nobody,
+        Ok(Value::Null) => Sought::Nobody,
         Ok(value) => Key::of(value).map_or(Sought::Anybody, Sought::Key),
-        Err(Trouble::Unsure) => Sought::Anybody,
-    }
-}
-
-/// A row that says nothing.
-struct Nothing;
-
-impl Row for Nothing {
-    fn value(&self, _column: &str) -> Option<Option<&str>> {
-        None
+        Err(Trouble::Raises | Trouble::Unsure) => Sought::Anybody,
     }
 }
 

@@ -92,7 +92,11 @@ async fn a_channel_whose_token_changes_is_found_by_what_the_new_one_says() {
             .await;
         assert_eq!(witness.id().await, next + 1);
         match shown {
-            0 => assert!(listener.frames.try_recv().is_err()),
+            0 => {
+                let (status, text) = listener.system().await;
+                assert_eq!(status, "error", "{text}");
+                assert!(listener.frames.try_recv().is_err());
+            }
             4 => assert_eq!(ids(&mut listener, 2).await, [4, 5]),
             shown => assert_eq!(listener.id().await, shown),
         }

@@ -162,6 +162,8 @@ async fn a_row_that_policies_hide_now_is_told_to_those_they_showed_it_to() {
     for _ in 0..5 {
         expect(&mut service, &[("UPDATE", false, 1)]).await;
     }
+    // Told that the policies raise for him, and nothing else.
+    assert_eq!(nobody.system().await.0, "error");
     for listener in [&mut alice, &mut bob, &mut nobody] {
         assert!(listener.frames.try_recv().is_err());
     }

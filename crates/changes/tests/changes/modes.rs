@@ -36,6 +36,7 @@ in_each_mode!(
     policies_that_do_not_apply_show_nothing,
     a_claim_that_is_missing_or_unreadable_hides_from_its_identity_alone,
     a_policy_that_raises_hides_from_whom_it_raises_for_and_tells_them,
+    claims_of_the_wrong_form_are_told_of_at_the_subscription_and_at_a_change,
     a_filter_that_cannot_be_evaluated_costs_its_own_channel_which_is_told,
     a_column_that_is_dropped_costs_the_channel_that_named_it_which_is_told,
     a_row_that_is_hidden_now_was_never_shown,
@@ -291,6 +292,34 @@ async fn told_of(listener: &mut Listener, cause: &str) {
     let (status, text) = listener.system().await;
     assert_eq!(status, "error");
     assert!(text.contains(cause), "{text}");
+}
+
+async fn claims_of_the_wrong_form_are_told_of_at_the_subscription_and_at_a_change(visibility: Visibility) {
+    let scene = scene(visibility, &owned("n int")).await;
+    let mut wrong = scene.listen(user("no uuid"), all("t")).await;
+    let mut alice = scene.listen(user(ALICE), all("t")).await;
+    let warnings = wrong.subscription.warnings();
+    assert!(
+        warnings
+            .iter()
+            .any(|warning| warning.contains("raise an error for the claims of this token")),
+        "{warnings:?}"
+    );
+    assert_eq!(alice.subscription.warnings(), [""; 0]);
+    for id in 1..=3 {
+        scene
+            .run(&format!("insert into t values ({id}, '{ALICE}', 0)"))
+            .await;
+        assert_eq!(alice.id().await, id);
+    }
+    // Once in half a minute, however many rows it is.
+    told_of(
+        &mut wrong,
+        "checking who may see rows of public.t raised an error",
+    )
+    .await;
+    assert!(wrong.frames.try_recv().is_err());
+    expect_no_differences(&scene, visibility);
 }
 
 async fn a_policy_that_raises_hides_from_whom_it_raises_for_and_tells_them(visibility: Visibility) {

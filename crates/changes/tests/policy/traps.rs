@@ -195,7 +195,12 @@ async fn each_trap_is_decided_as_postgres_decides_it_or_left_to_it() {
                     for (row, verdict) in verdicts {
                         if verdict != Verdict::Ask {
                             let truth = bench.postgres("authenticated", &claims, row).await;
-                            assert_eq!(verdict, truth, "{name}: row {row}, claims {claims}");
+                            // What raises is hidden as well.
+                            assert_eq!(
+                                verdict == Verdict::Visible,
+                                truth == Verdict::Visible,
+                                "{name}: row {row}, claims {claims}: {verdict:?}"
+                            );
                         }
                     }
                 }
