@@ -11,6 +11,7 @@ use crate::visibility::{Answer, Question, VisibilityError};
 use metrics::{counter, histogram};
 use std::collections::HashMap;
 use std::time::Instant;
+use tracing::Instrument;
 use walcast_replication::Change;
 
 /// A question about changes of a batch.
@@ -76,7 +77,9 @@ impl Asking {
     /// Asks, and again while it is too early or Postgres is away.
     pub(crate) async fn run(self, context: &Context) -> Result<Answer, VisibilityError> {
         let started = Instant::now();
-        let answer = context.asker.ask(&self.question).await;
+        let (rows, identities) = (self.question.rows.len(), self.question.asked.len());
+        let span = tracing::info_span!("visibility", rows, identities);
+        let answer = context.asker.ask(&self.question).instrument(span).await;
         counter!("walcast_visibility_calls_total").increment(1);
         counter!("walcast_visibility_identities_total").increment(self.question.asked.len() as u64);
         histogram!("walcast_visibility_call_seconds").record(started.elapsed().as_secs_f64());

@@ -11,13 +11,14 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use tower_http::compression::CompressionLayer;
+use tracing::{Instrument, Span};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::metrics;
 use crate::serve::Server;
 use crate::turned_away::turn_away;
-use crate::{api, connect, inspector, openapi, scrape, sse, still};
+use crate::{api, connect, inspector, openapi, scrape, sse, still, traces};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const UNCACHED: HeaderValue = HeaderValue::from_static("max-age=0, private, must-revalidate");
@@ -36,7 +37,6 @@ pub fn router(server: Arc<Server>) -> Router {
         // Neither streams of events nor what is too short to gain by it.
         .layer(CompressionLayer::new())
         .layer(middleware::from_fn(complete))
-        .layer(middleware::from_fn(count))
         .with_state(server)
 }
 
@@ -128,15 +128,6 @@ async fn readiness(State(server): State<Arc<Server>>) -> impl IntoResponse {
     (status, readiness.as_str())
 }
 
-/// Counts a request under its route.
-async fn count(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
-    let asked = Instant::now();
-    let response = next.run(request).await;
-    let route = route.as_ref().map_or("other", MatchedPath::as_str);
-    metrics::request_answered(route, response.status().as_u16(), asked.elapsed());
-    response
-}
-
 /// Refuses a request with a header value above the limit: 431 without a body (`protocol.md 1.5`).
 async fn limit_headers(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let longest = server.config.max_header_length;
@@ -155,10 +146,20 @@ async fn limit_headers(State(server): State<Arc<Server>>, request: Request, next
 }
 
 /// Gives every response but a socket's the headers of all: `x-request-id` (`protocol.md 10`), and what keeps caches
-/// from keeping it, unless it has that of its own.
-async fn complete(request: Request, next: Next) -> Response {
+/// from keeping it, unless it has that of its own. Counts the request, and lets log lines and traces name it.
+async fn complete(route: Option<MatchedPath>, request: Request, next: Next) -> Response {
+    let asked = Instant::now();
     let id = request_id(request.headers());
-    let mut response = next.run(request).await;
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    let span = request_span(route, &id, &request);
+    let mut response = next.run(request).instrument(span.clone()).await;
+    let (status, took) = (response.status().as_u16(), asked.elapsed());
+    metrics::request_answered(route, status, took);
+    if !span.is_none() {
+        span.record("status", status);
+        let took_ms = took.as_secs_f64() * 1000.0;
+        span.in_scope(|| tracing::debug!(status, took_ms, "request answered"));
+    }
     if response.status() != StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();
         headers.insert(REQUEST_ID, id);
@@ -166,6 +167,27 @@ async fn complete(request: Request, next: Next) -> Response {
         headers.insert(header::VARY, HeaderValue::from_static("accept-encoding"));
     }
     response
+}
+
+/// Those who look after the server ask all the time: nothing of that is worth a line or a trace.
+const QUIET: [&str; 3] = ["/healthcheck", "/readyz", "/metrics"];
+
+/// What is logged within it has its fields. The path is the route's: what a request puts there may be anything, and a query
+/// holds tokens.
+fn request_span(route: &str, id: &HeaderValue, request: &Request) -> Span {
+    if QUIET.contains(&route) {
+        return Span::none();
+    }
+    let request_id = id.to_str().unwrap_or_default();
+    let span = tracing::info_span!(
+        "request",
+        method = %request.method(),
+        route,
+        request_id,
+        status = tracing::field::Empty
+    );
+    traces::continue_trace(&span, request.headers());
+    span
 }
 
 fn request_id(headers: &HeaderMap) -> HeaderValue {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
+use tracing::{Instrument, Span, info_span};
 use walcast_broadcast::{Member, Replay, Room, Since};
 use walcast_changes::Subscription;
 use walcast_messages::{Rights, RightsError};
@@ -114,6 +115,8 @@ pub async fn join(attempt: Attempt) -> Result<Accepted, Refused> {
     let backoff = attempt.tenant.config.join.error_backoff;
     let topic = Arc::clone(&attempt.topic);
     let joined = attempt.run().await;
+    let code = joined.as_ref().err().map_or("ok", |refused| refused.code);
+    Span::current().record("code", code);
     if let Err(refused) = &joined {
         tracing::warn!(
             code = refused.code,
@@ -134,7 +137,7 @@ impl Attempt {
         self.check_name()?;
         let payload = self.payload()?;
         self.check_limits(&payload)?;
-        let credentials = self.credentials(&payload)?;
+        let credentials = info_span!("token").in_scope(|| self.credentials(&payload))?;
         let grant = credentials
             .claims
             .grant(self.sub_topic())
@@ -157,7 +160,8 @@ impl Attempt {
                 entries,
                 gate: Arc::clone(&self.gate),
             });
-            Some(self.cast(wish, &credentials, &payload).await?)
+            let subscribing = self.cast(wish, &credentials, &payload);
+            Some(subscribing.instrument(info_span!("subscribe")).await?)
         };
         let (casting, outcome) = casting.unzip();
         let lease = Lease::new(
@@ -336,6 +340,7 @@ impl Attempt {
         let asked = private::asked(&self.topic, &credentials.claims, &self.headers);
         let with_presence = self.is_with_presence(payload);
         let read = private::read_rights(&self.tenant, &credentials.claims, &asked, with_presence)
+            .instrument(info_span!("rights"))
             .await
             .and_then(|read| read.required(&asked))
             .map_err(|error| self.unauthorized(&error))?;

@@ -72,5 +72,6 @@ pub mod subscribe;
 pub mod tenant;
 pub mod tenants;
 pub mod token;
+pub mod traces;
 pub mod turned_away;
 pub mod wire;

@@ -7,7 +7,7 @@ use walcast::config::{self, Config, DatabaseConfig, LogFormat};
 use walcast::dev::{self, DevOptions};
 use walcast::doctor::{self, DoctorOptions};
 use walcast::options::{Cli, Command, Options};
-use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown};
+use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown, traces};
 
 fn main() -> ExitCode {
     match start() {
@@ -82,8 +82,10 @@ async fn run(options: &Options) -> anyhow::Result<()> {
             config.listen.port
         )
     })?;
-    Box::pin(serve::run(listener, config, shutdown)).await?;
-    Ok(())
+    let served = Box::pin(serve::run(listener, config, shutdown)).await;
+    // It waits for an exporter that needs the runtime.
+    tokio::task::spawn_blocking(traces::finish).await?;
+    Ok(served?)
 }
 
 async fn prepare(options: &Options) -> anyhow::Result<()> {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::{AbortHandle, Abortable, BoxFuture};
+use tracing::Instrument;
 use walcast_changes::Subscription;
 use walcast_messages::{PersistError, ReadRights, RightsError, WriteRights};
 use walcast_protocol::{Frame, Message, Payload, Ref, Status};
@@ -222,7 +223,14 @@ impl Socket {
             is_user: self.registration.is_user(),
         };
         let (abort, registration) = AbortHandle::new_pair();
-        let work = Abortable::new(join(attempt), registration);
+        let span = tracing::info_span!(
+            "join",
+            tenant = self.tenant.config.tenant_name,
+            topic = &*topic,
+            socket = self.registration.number(),
+            code = tracing::field::Empty
+        );
+        let work = Abortable::new(join(attempt).instrument(span), registration);
         let done_topic = Arc::clone(&topic);
         let work: BoxFuture<'static, Done> = Box::pin(work.map(move |joined| match joined {
             Ok(joined) => Done::Joined {

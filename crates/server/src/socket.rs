@@ -26,6 +26,7 @@ use crate::shutdown::within;
 use crate::sockets::Registration;
 use crate::sse::{Opening, start_of};
 use crate::tenant::Tenant;
+use crate::traces;
 use crate::wire::{Incoming, WireError};
 
 /// A socket that ends gets this long for its last frames and the closing handshake.
@@ -277,10 +278,11 @@ impl Socket {
 
     /// A change that was committed then has been written.
     fn note_delivery(&self, committed_at_us: i64) {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let committed = Duration::from_micros(u64::try_from(committed_at_us).unwrap_or_default());
+        let since_epoch = Duration::from_micros(u64::try_from(committed_at_us).unwrap_or_default());
+        let (committed, now) = (UNIX_EPOCH + since_epoch, SystemTime::now());
         // Postgres' clock may be ahead of ours.
-        let took = now.saturating_sub(committed);
+        let took = now.duration_since(committed).unwrap_or_default();
+        traces::change_delivered(committed, now);
         self.tenant
             .metrics
             .change_delivery_seconds
