@@ -16,6 +16,9 @@ mod parcel;
 mod recovery_tests;
 mod replay;
 mod rooms;
+mod shared;
+#[cfg(test)]
+mod shared_tests;
 mod window;
 
 pub use cost::{PayloadCost, payload_cost};
@@ -23,4 +26,5 @@ pub use message::{Body, Message, Unframeable, encode_replayed, payload_with_meta
 pub use parcel::Unreadable;
 pub use replay::Replay;
 pub use rooms::{Member, MemberId, Membership, Recovered, Room, Rooms, Speaker};
+pub use shared::{Catchup, Heard, KeptCast, RecentCasts, Stamp, pack_cast, unpack_cast};
 pub use window::{Since, Unrecovered, WindowLimits};

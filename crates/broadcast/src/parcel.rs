@@ -22,6 +22,11 @@ const WITH_ID: u8 = 128;
 #[error("these bytes are no packed broadcast: {0}; do nodes of another version share the prefix?")]
 pub struct Unreadable(&'static str);
 
+impl Unreadable {
+    pub(crate) const CUT_OFF: Self = Self("cut off");
+    pub(crate) const NOT_TEXT: Self = Self("text that is not UTF-8");
+}
+
 impl<'a> Message<'a> {
     /// Packs it.
     #[must_use]
@@ -54,9 +59,9 @@ impl<'a> Message<'a> {
     pub fn unpack(packed: &'a [u8]) -> Result<Self, Unreadable> {
         let (&head, mut rest) = packed.split_first().ok_or(Unreadable("there are none"))?;
         let mut name = || {
-            let (length, after) = rest.split_first_chunk().ok_or(CUT_OFF)?;
-            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| CUT_OFF)?;
-            let (name, after) = after.split_at_checked(length).ok_or(CUT_OFF)?;
+            let (length, after) = rest.split_first_chunk().ok_or(Unreadable::CUT_OFF)?;
+            let length = usize::try_from(u32::from_be_bytes(*length)).map_err(|_| Unreadable::CUT_OFF)?;
+            let (name, after) = after.split_at_checked(length).ok_or(Unreadable::CUT_OFF)?;
             rest = after;
             text(name)
         };
@@ -82,10 +87,8 @@ impl<'a> Message<'a> {
     }
 }
 
-const CUT_OFF: Unreadable = Unreadable("cut off");
-
 fn text(bytes: &[u8]) -> Result<&str, Unreadable> {
-    std::str::from_utf8(bytes).map_err(|_| Unreadable("text that is not UTF-8"))
+    std::str::from_utf8(bytes).map_err(|_| Unreadable::NOT_TEXT)
 }
 
 #[cfg(test)]

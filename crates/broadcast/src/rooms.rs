@@ -2,6 +2,7 @@
 
 use crate::message::{Marks, Message, Unframeable};
 use crate::replay::Replay;
+use crate::shared::{Catchup, Heard, RecentCasts, Shared, Stamp};
 use crate::window::{Kept, Since, Unrecovered, Window, WindowLimits};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
@@ -75,6 +76,7 @@ struct Seated {
     outlet: Arc<dyn Outlet>,
     ears: Arc<Ears>,
     replay: Option<Arc<Replay>>,
+    catchup: Option<Arc<Catchup>>,
 }
 
 /// The members of a room, next to each other.
@@ -84,6 +86,8 @@ struct Seats {
     places: HashMap<MemberId, usize>,
     /// Whether the room is no room any more: whoever comes now is in another.
     is_gone: bool,
+    /// Up to which number the casts that are kept for all nodes were heard here, if that is known.
+    heard: Option<u64>,
 }
 
 impl Seats {
@@ -114,6 +118,8 @@ pub struct Rooms {
     over_limit: AtomicBool,
     /// The recent broadcasts of private rooms, if they are kept.
     window: Option<Window>,
+    /// Whether those are kept for all nodes instead, elsewhere.
+    shared: Option<Shared>,
 }
 
 /// What a member missed: the frames that tell it, oldest first.
@@ -127,6 +133,28 @@ impl Rooms {
         Self {
             window: limits.keeps().then(|| Window::new(limits, epoch)),
             ..Self::default()
+        }
+    }
+
+    /// No rooms yet, whose recent private broadcasts are kept for all nodes by others. `node` tells this one apart.
+    #[must_use]
+    pub fn shared(node: u32) -> Self {
+        Self {
+            shared: Some(Shared::new(node)),
+            ..Self::default()
+        }
+    }
+
+    /// Whether the recent broadcasts of a room are kept for all nodes.
+    #[must_use]
+    pub fn is_shared(&self, room: Room<'_>) -> bool {
+        room.is_private && self.shared.is_some()
+    }
+
+    /// Takes the epoch of what is kept for all nodes.
+    pub fn set_epoch(&self, epoch: u64) {
+        if let Some(shared) = &self.shared {
+            shared.set_epoch(epoch);
         }
     }
 
@@ -150,7 +178,41 @@ impl Rooms {
     /// Lets a channel into a room, until the returned value is dropped.
     #[must_use]
     pub fn enter(self: &Arc<Self>, room: Room<'_>, member: Member) -> Membership {
-        self.seat(room, member, None).0
+        self.seat(room, member, None, |_, _| ()).0
+    }
+
+    /// As [`Rooms::enter`], where recent broadcasts are kept for all nodes. `heard` is the number of the last that was kept
+    /// before this node began to hear the room, if it is known. What the member missed since a moment is told by
+    /// [`Rooms::catch_up`].
+    pub fn enter_shared(
+        self: &Arc<Self>,
+        room: Room<'_>,
+        member: Member,
+        heard: Option<u64>,
+        since: Option<(Since, bool)>,
+    ) -> (Membership, Option<Arc<Catchup>>) {
+        self.seat(room, member, since, |seats, id| {
+            seats.heard = seats.heard.or(heard);
+            let place = seats.places.get(&id)?;
+            seats.seated.get(*place)?.catchup.clone()
+        })
+    }
+
+    /// The frames that tell a member what it missed, once what is kept for all nodes was read. They go in front of all that
+    /// its outlet got and gets.
+    ///
+    /// # Errors
+    /// It cannot be told.
+    pub fn catch_up(
+        &self,
+        membership: &Membership,
+        version: Version,
+        catchup: &Catchup,
+        recent: &RecentCasts<'_>,
+    ) -> Recovered {
+        let shared = self.shared.as_ref().ok_or(Unrecovered::Off)?;
+        let topic = format!("realtime:{}", membership.topic);
+        shared.tell((version, &topic), catchup, recent)
     }
 
     /// As [`Rooms::enter`], with what was cast since a moment, in order. All that comes later reaches the member's outlet,
@@ -163,49 +225,16 @@ impl Rooms {
         since: Since,
         own: bool,
     ) -> (Membership, Recovered) {
-        let (membership, recovered) = self.seat(room, member, Some((since, own)));
-        (membership, recovered.unwrap_or(Ok(Vec::new())))
-    }
-
-    fn seat(
-        self: &Arc<Self>,
-        room: Room<'_>,
-        member: Member,
-        since: Option<(Since, bool)>,
-    ) -> (Membership, Option<Recovered>) {
         let version = member.version;
-        let name = member.name;
-        let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
-        let ears = Arc::new(Ears {
-            broadcasts: AtomicBool::new(member.reads),
-            presence: AtomicBool::new(member.hears_presence),
-        });
-        let topic: Arc<str> = room.topic.into();
-        let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
-        // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
-        let mut taken = seats.write().unwrap_or_else(PoisonError::into_inner);
-        taken.take(Seated {
-            id,
-            version,
-            outlet: member.outlet,
-            ears: Arc::clone(&ears),
-            replay: member.replay,
-        });
-        // One step with taking the seat: nothing is cast to the room meanwhile, so what is kept by now is not heard live,
-        // and what is not is.
-        let missed = since.map(|(since, own)| match &self.window {
-            None => Err(Unrecovered::Off),
+        let except = member.name.clone().filter(|_| !own);
+        let (membership, missed) = self.seat(room, member, None, |_, _| match &self.window {
+            None if self.shared.is_none() => Err(Unrecovered::Off),
+            None => Err(Unrecovered::Public),
             Some(_) if !room.is_private => Err(Unrecovered::Public),
-            Some(window) => {
-                let except = name.as_deref().filter(|_| !own);
-                Ok((window, window.missed(&topic, since, except)?))
-            }
+            Some(window) => Ok((window, window.missed(room.topic, since, except.as_deref())?)),
         });
-        drop(taken);
-        drop(seats);
-        let recovered = missed.map(|missed| {
-            let (window, missed) = missed?;
-            let topic = format!("realtime:{topic}");
+        let topic = format!("realtime:{}", room.topic);
+        let recovered = missed.map(|(window, missed)| {
             let frame = |kept: &Arc<Kept>| {
                 let marks = Marks {
                     position: Some(&window.position(kept.number())),
@@ -217,8 +246,49 @@ impl Rooms {
                     .ok()
                     .flatten()
             };
-            Ok(missed.iter().filter_map(frame).collect())
+            missed.iter().filter_map(frame).collect()
         });
+        (membership, recovered)
+    }
+
+    /// Takes a seat and a look in one step: nothing is cast to the room meanwhile, so what was cast by then is not heard
+    /// live, and what was not is.
+    fn seat<Seen>(
+        self: &Arc<Self>,
+        room: Room<'_>,
+        member: Member,
+        catches_up: Option<(Since, bool)>,
+        look: impl FnOnce(&mut Seats, MemberId) -> Seen,
+    ) -> (Membership, Seen) {
+        let name = member.name;
+        let id = MemberId(self.last_id.fetch_add(1, Ordering::Relaxed));
+        let ears = Arc::new(Ears {
+            broadcasts: AtomicBool::new(member.reads),
+            presence: AtomicBool::new(member.hears_presence),
+        });
+        let topic: Arc<str> = room.topic.into();
+        let seats = self.floor(room.is_private).entry(Arc::clone(&topic)).or_default();
+        // The entry stays locked meanwhile, so that the room is not taken for empty and removed.
+        let mut taken = seats.write().unwrap_or_else(PoisonError::into_inner);
+        let catchup = self
+            .shared
+            .as_ref()
+            .zip(catches_up)
+            .map(|(shared, (since, own))| {
+                let except = name.clone().filter(|_| !own);
+                Arc::new(Catchup::new(shared.own(), since, except))
+            });
+        taken.take(Seated {
+            id,
+            version: member.version,
+            outlet: member.outlet,
+            ears: Arc::clone(&ears),
+            replay: member.replay,
+            catchup,
+        });
+        let seen = look(&mut taken, id);
+        drop(taken);
+        drop(seats);
         let membership = Membership {
             rooms: Arc::clone(self),
             topic,
@@ -227,7 +297,7 @@ impl Rooms {
             name,
             ears,
         };
-        (membership, recovered)
+        (membership, seen)
     }
 
     /// Delivers a message to every member that may hear it, except one, and says how many got it.
@@ -250,7 +320,90 @@ impl Rooms {
         let Some(seats) = seats else { return Ok(0) };
         let seats = seats.read().unwrap_or_else(PoisonError::into_inner);
         let except = except.map(|speaker| speaker.member);
-        self.hand(&seats, room.topic, message, Marks::default(), except)
+        self.hand(&seats, room.topic, message, Marks::default(), (except, None))
+    }
+
+    /// Casts a message that somebody sends from here. `publish` hands it to the other nodes, with a stamp if it is kept for
+    /// all of them; that is one step with the cast, so that who comes now gets it either live or from where it is kept.
+    /// Says how many members got it, and what `publish` says.
+    ///
+    /// # Errors
+    /// As [`Rooms::cast`]; then it is not published.
+    pub fn cast_out<Published>(
+        &self,
+        room: Room<'_>,
+        message: &Message<'_>,
+        except: Option<&Speaker>,
+        publish: impl FnOnce(Option<Stamp<'_>>) -> Published,
+    ) -> Result<(usize, Published), Unframeable> {
+        let Some(shared) = self.shared.as_ref().filter(|_| room.is_private) else {
+            let receivers = self.cast(room, message, except)?;
+            return Ok((receivers, publish(None)));
+        };
+        let by = except.and_then(|speaker| speaker.name.as_deref());
+        loop {
+            let seats = self.private.get(room.topic).map(|seats| Arc::clone(&seats));
+            let Some(seats) = seats else {
+                // Nobody can enter while the place is held.
+                let Entry::Vacant(_place) = self.private.entry(room.topic.into()) else {
+                    continue;
+                };
+                let own = shared.next_own();
+                return Ok((0, publish(Some(Stamp { own, by }))));
+            };
+            let seats = seats.write().unwrap_or_else(PoisonError::into_inner);
+            if seats.is_gone {
+                continue;
+            }
+            let own = shared.next_own();
+            let except = except.map(|speaker| speaker.member);
+            let position = shared.position(seats.heard);
+            let marks = Marks {
+                position: position.as_deref(),
+                is_replayed: false,
+            };
+            let receivers = self.hand(&seats, room.topic, message, marks, (except, None))?;
+            return Ok((receivers, publish(Some(Stamp { own, by }))));
+        }
+    }
+
+    /// Casts what another node published and what is kept under a number; each to a room in the order of the numbers.
+    ///
+    /// # Errors
+    /// As [`Rooms::cast`].
+    pub fn cast_heard(
+        &self,
+        room: Room<'_>,
+        message: &Message<'_>,
+        heard: &Heard<'_>,
+    ) -> Result<usize, Unframeable> {
+        let Some(shared) = self.shared.as_ref().filter(|_| room.is_private) else {
+            return self.cast(room, message, None);
+        };
+        let Some(seats) = self.private.get(room.topic).map(|seats| Arc::clone(&seats)) else {
+            return Ok(0);
+        };
+        // One step: no position may cover the message before all have it.
+        let mut seats = seats.write().unwrap_or_else(PoisonError::into_inner);
+        seats.heard = seats.heard.max(Some(heard.number));
+        let position = shared.position(seats.heard);
+        let marks = Marks {
+            position: position.as_deref(),
+            is_replayed: false,
+        };
+        self.hand(&seats, room.topic, message, marks, (None, Some(heard)))
+    }
+
+    /// Takes the number under which a cast of this node is kept.
+    pub fn note_kept(&self, room: Room<'_>, number: u64) {
+        let seats = self
+            .floor(room.is_private)
+            .get(room.topic)
+            .map(|seats| Arc::clone(&seats));
+        if let Some(seats) = seats {
+            let mut seats = seats.write().unwrap_or_else(PoisonError::into_inner);
+            seats.heard = seats.heard.max(Some(number));
+        }
     }
 
     /// One message of a private room after the other: it gets its position, reaches the members and is kept in one step, so
@@ -287,7 +440,7 @@ impl Rooms {
                 is_replayed: false,
             };
             let except = except.map(|speaker| speaker.member);
-            let receivers = self.hand(&seats, topic, message, marks, except)?;
+            let receivers = self.hand(&seats, topic, message, marks, (except, None))?;
             window.keep(topic, number, message, by);
             return Ok(receivers);
         }
@@ -299,7 +452,7 @@ impl Rooms {
         topic: &str,
         message: &Message<'_>,
         marks: Marks<'_>,
-        except: Option<MemberId>,
+        (except, heard): (Option<MemberId>, Option<&Heard<'_>>),
     ) -> Result<usize, Unframeable> {
         let topic = format!("realtime:{topic}");
         let hearing = || {
@@ -324,6 +477,11 @@ impl Rooms {
                 Version::V2 => &v2,
             };
             let Some(frame) = frame else { continue };
+            if let (Some(heard), Some(catchup)) = (heard, &member.catchup)
+                && !catchup.admits(heard)
+            {
+                continue;
+            }
             let is_new = match &member.replay {
                 Some(replay) => replay.deliver(message.id(), frame.clone(), &*member.outlet),
                 None => {
@@ -484,6 +642,21 @@ impl Membership {
     pub fn cast(&self, message: &Message<'_>, own: bool) -> Result<usize, Unframeable> {
         let except = (!own).then(|| self.speaker());
         self.rooms.cast(self.room(), message, except.as_ref())
+    }
+
+    /// As [`Membership::cast`], to the other nodes too ([`Rooms::cast_out`]).
+    ///
+    /// # Errors
+    /// As there.
+    pub fn cast_out<Published>(
+        &self,
+        message: &Message<'_>,
+        own: bool,
+        publish: impl FnOnce(Option<Stamp<'_>>) -> Published,
+    ) -> Result<(usize, Published), Unframeable> {
+        let except = (!own).then(|| self.speaker());
+        self.rooms
+            .cast_out(self.room(), message, except.as_ref(), publish)
     }
 
     /// The member as one that does not hear itself.

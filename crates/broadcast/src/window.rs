@@ -47,17 +47,37 @@ pub enum Since {
         /// Of the message.
         number: u64,
     },
+    /// What comes after a message of a private room of several nodes.
+    Place {
+        /// Changes when messages may have been lost.
+        epoch: u64,
+        /// The node the client was on.
+        node: u32,
+        /// How many of its own casts the node had handed out.
+        own: u64,
+        /// Up to which number it had heard.
+        heard: u64,
+    },
 }
 
 impl Since {
     /// Reads a position as messages carry it.
     #[must_use]
     pub fn position(text: &str) -> Option<Self> {
-        let (epoch, number) = text.split_once(':')?;
-        Some(Self::Position {
-            epoch: u32::from_str_radix(epoch, 16).ok()?,
-            number: number.parse().ok()?,
-        })
+        let parts: Vec<&str> = text.splitn(5, ':').collect();
+        match *parts.as_slice() {
+            [epoch, number] => Some(Self::Position {
+                epoch: u32::from_str_radix(epoch, 16).ok()?,
+                number: number.parse().ok()?,
+            }),
+            [epoch, node, own, heard] => Some(Self::Place {
+                epoch: u64::from_str_radix(epoch, 16).ok()?,
+                node: u32::from_str_radix(node, 16).ok()?,
+                own: own.parse().ok()?,
+                heard: heard.parse().ok()?,
+            }),
+            _ => None,
+        }
     }
 }
 
@@ -73,6 +93,9 @@ pub enum Unrecovered {
     /// The position is that of another process.
     #[error("`since` is a position of another server, or of one that was restarted")]
     Elsewhere,
+    /// They cannot be known to be whole.
+    #[error("the nodes were out of touch since, or what is kept for all of them was lost")]
+    Apart,
     /// Some are gone, or came while nobody of the room was here.
     #[error("those that are kept do not reach back to `since`")]
     Gone,
@@ -297,6 +320,7 @@ impl Window {
                 number >= shelf.from_number,
                 shelf.kept.partition_point(|kept| kept.number <= number),
             ),
+            Since::Place { .. } => return Err(Unrecovered::Elsewhere),
             Since::Timestamp(at_ms) => (
                 at_ms > shelf.from_ms,
                 shelf.kept.partition_point(|kept| kept.at_ms < at_ms),
@@ -521,6 +545,8 @@ mod tests {
             "7:1:2",
             "123456789:1",
             "16/B374D848:3",
+            "1:2:3",
+            "1:2:3:4:5",
         ] {
             assert_eq!(Since::position(text), None, "{text}");
         }

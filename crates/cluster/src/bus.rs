@@ -87,7 +87,8 @@ pub trait Bus: Send + Sync {
     /// It was not taken, and nobody gets it.
     fn publish(&self, topic: &str, payload: &[u8]) -> Result<(), PublishError>;
 
-    /// As [`Bus::publish`], but it is also kept for those who ask for it later. If it is refused, or lost on its way, a new
+    /// As [`Bus::publish`], but it is also kept for those who ask for it later, and the node it comes from hears it, too,
+    /// if it subscribes to the topic: with its number. Not to be called by a [`Listener`]. If it is refused, or lost on its way, a new
     /// epoch begins ([`Recent::epoch`]).
     ///
     /// # Errors

@@ -36,7 +36,7 @@ pub struct Kept {
 pub struct Recent {
     /// Never 0; another one than before when publications of any topic may have been lost meanwhile.
     pub epoch: u64,
-    /// The number of the last publication; 0 if none is known.
+    /// The number of the last publication, or the one before the first.
     pub last: u64,
     /// Those that were asked for, oldest first.
     pub kept: Vec<Kept>,

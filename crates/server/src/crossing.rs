@@ -12,8 +12,13 @@ use dashmap::DashMap;
 use metrics::counter;
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::consume_budget;
-use walcast_broadcast::{Message, Room, Rooms, Unframeable};
-use walcast_cluster::{Bus, Cluster, Event, Listener, PublishError, Received, Subscription};
+use walcast_broadcast::{
+    Heard, KeptCast, Message, RecentCasts, Room, Rooms, Stamp, Unframeable, WindowLimits, pack_cast,
+    unpack_cast,
+};
+use walcast_cluster::{
+    Bus, Cluster, ClusterError, Event, Keep, Listener, NodeId, PublishError, Received, Recent, Subscription,
+};
 use walcast_protocol::{Frame, System, Version, fan_out};
 
 use crate::limits::Rates;
@@ -38,6 +43,30 @@ pub enum CastError {
     Unpublished(#[from] PublishError),
 }
 
+/// How often it is looked whether broadcasts that should be kept for all nodes were lost.
+const EPOCH_LOOK: Duration = Duration::from_secs(1);
+
+/// More than this is not kept of one room for all nodes: its reader's queue takes no more at once.
+const KEPT_MESSAGES: u64 = 1_000;
+const KEPT_BYTES: u64 = 4 * 1024 * 1024;
+
+/// How much is kept of each private room for all nodes; none if nothing is.
+#[must_use]
+pub fn keep(limits: WindowLimits) -> Option<Keep> {
+    limits.keeps().then(|| Keep {
+        age: limits.age,
+        entries: KEPT_MESSAGES,
+        bytes: u64::try_from(limits.bytes).unwrap_or(u64::MAX).min(KEPT_BYTES),
+    })
+}
+
+/// What a node is called in positions.
+#[must_use]
+pub fn label(node: NodeId) -> u32 {
+    let [a, b, c, d, ..] = *node.as_bytes();
+    u32::from_be_bytes([a, b, c, d])
+}
+
 /// What a topic is called between nodes.
 fn name(room: Room<'_>) -> String {
     let floor = if room.is_private { PRIVATE } else { PUBLIC };
@@ -56,6 +85,8 @@ pub struct Crossings {
     bus: Arc<dyn Bus>,
     ear: Arc<Ear>,
     open: DashMap<Arc<str>, Open>,
+    /// How much is kept of private rooms for all nodes.
+    keep: Option<Keep>,
     /// Whether the last message could not be published.
     is_failing: AtomicBool,
 }
@@ -68,10 +99,18 @@ struct Open {
 impl Crossings {
     /// For the rooms of a node.
     #[must_use]
-    pub fn new(cluster: &Cluster, rooms: Arc<Rooms>, rates: Arc<Rates>, metrics: Metrics) -> Self {
+    pub fn new(
+        cluster: &Cluster,
+        rooms: Arc<Rooms>,
+        rates: Arc<Rates>,
+        metrics: Metrics,
+        keep: Option<Keep>,
+    ) -> Self {
         Self {
             bus: Arc::clone(cluster.bus()),
+            keep,
             ear: Arc::new(Ear {
+                node: cluster.node(),
                 rooms,
                 rates,
                 metrics,
@@ -100,16 +139,84 @@ impl Crossings {
         }
     }
 
-    /// Casts to the members of a room on other nodes; after the cast to those here.
+    /// The number of the last cast of a room that is kept for all nodes. To be asked before the room is entered. None if it
+    /// cannot be known now.
+    pub async fn last_kept(&self, room: Room<'_>) -> Option<u64> {
+        match self.recent(&name(room), None).await {
+            Ok(recent) => Some(recent.last),
+            Err(error) => {
+                tracing::debug!(%error, topic = room.topic, "it is not known what is kept of a room");
+                None
+            }
+        }
+    }
+
+    /// Reads what is kept of a room for all nodes, after a number.
+    ///
+    /// # Errors
+    /// Redis is away, or something was lost.
+    pub async fn kept<Told>(
+        &self,
+        room: Room<'_>,
+        after: u64,
+        tell: impl FnOnce(&RecentCasts<'_>) -> Told,
+    ) -> Result<Told, ClusterError> {
+        let recent = self.recent(&name(room), Some(after)).await?;
+        let casts = recent.kept.iter().map(|kept| {
+            let (stamp, message) = unpack_cast(&kept.payload).ok()?;
+            Some(KeptCast {
+                number: kept.number,
+                node: label(kept.origin),
+                at_ms: kept.at_ms,
+                stamp,
+                message,
+            })
+        });
+        let casts: Option<Vec<KeptCast<'_>>> = casts.collect();
+        Ok(tell(&RecentCasts {
+            epoch: recent.epoch,
+            last: recent.last,
+            reaches: casts.is_some() && recent.reaches(after),
+            casts: casts.unwrap_or_default(),
+        }))
+    }
+
+    async fn recent(&self, name: &str, after: Option<u64>) -> Result<Recent, ClusterError> {
+        if !self.bus.is_connected() {
+            return Err(ClusterError::Away("not connected".to_owned()));
+        }
+        let recent = within(READY_LIMIT, self.bus.recent(name, after)).await;
+        let recent = recent.unwrap_or_else(|| Err(ClusterError::Away("no answer in time".to_owned())))?;
+        self.ear.rooms.set_epoch(recent.epoch);
+        Ok(recent)
+    }
+
+    /// Casts to the members of a room on other nodes; with a stamp it is kept for all of them.
     ///
     /// # Errors
     /// It was not taken: they do not get it.
-    pub fn publish(&self, room: Room<'_>, message: &Message<'_>) -> Result<(), PublishError> {
-        self.publish_as(&name(room), message)
+    pub fn publish(
+        &self,
+        room: Room<'_>,
+        message: &Message<'_>,
+        stamp: Option<Stamp<'_>>,
+    ) -> Result<(), PublishError> {
+        self.publish_as(&name(room), message, stamp)
     }
 
-    fn publish_as(&self, name: &str, message: &Message<'_>) -> Result<(), PublishError> {
-        let published = self.bus.publish(name, &message.pack());
+    fn publish_as(
+        &self,
+        name: &str,
+        message: &Message<'_>,
+        stamp: Option<Stamp<'_>>,
+    ) -> Result<(), PublishError> {
+        let published = match (stamp, self.keep) {
+            (Some(stamp), Some(keep)) => {
+                let packed = pack_cast(stamp, message);
+                self.bus.publish_kept(name, &packed, keep)
+            }
+            _ => self.bus.publish(name, &message.pack()),
+        };
         let is_failing = published.is_err();
         if let Err(error) = &published {
             let cause = match error {
@@ -139,8 +246,19 @@ impl Crossings {
         let mut events = self.bus.events();
         // Who has joined before the first connection has heard no other node.
         let mut since = (!self.bus.is_connected()).then(tokio::time::Instant::now);
+        let mut look = tokio::time::interval(EPOCH_LOOK);
         loop {
-            let gap = match events.recv().await {
+            let event = tokio::select! {
+                event = events.recv() => event,
+                _ = look.tick(), if self.keep.is_some() => {
+                    // Of no room, for the epoch is that of all.
+                    if let Err(error) = self.recent(PRIVATE, None).await {
+                        tracing::debug!(%error, "the epoch of what is kept is not known");
+                    }
+                    continue;
+                }
+            };
+            let gap = match event {
                 Ok(Event::Lost { .. }) => continue,
                 Ok(Event::Connected) => match since.take() {
                     Some(since) => since.elapsed(),
@@ -222,8 +340,8 @@ impl Crossing {
     ///
     /// # Errors
     /// As there.
-    pub fn publish(&self, message: &Message<'_>) -> Result<(), PublishError> {
-        self.crossings.publish_as(&self.name, message)
+    pub fn publish(&self, message: &Message<'_>, stamp: Option<Stamp<'_>>) -> Result<(), PublishError> {
+        self.crossings.publish_as(&self.name, message, stamp)
     }
 }
 
@@ -243,6 +361,7 @@ impl Drop for Crossing {
 
 /// Casts what other nodes publish.
 struct Ear {
+    node: NodeId,
     rooms: Arc<Rooms>,
     rates: Arc<Rates>,
     metrics: Metrics,
@@ -251,16 +370,32 @@ struct Ear {
 impl Ear {
     fn cast(&self, received: Received<'_>) -> Result<usize, String> {
         let room = room(received.topic).ok_or("it is for no room")?;
-        let message = Message::unpack(received.payload).map_err(|error| error.to_string())?;
+        if let Some(number) = received.number.filter(|_| received.origin == self.node) {
+            self.rooms.note_kept(room, number);
+            return Ok(0);
+        }
+        // A message that is kept has the number of its node before it, which begins with a zero; no message does.
+        let unpacked = if received.payload.first() == Some(&0) {
+            unpack_cast(received.payload).map(|(stamp, message)| (Some(stamp), message))
+        } else {
+            Message::unpack(received.payload).map(|message| (None, message))
+        };
+        let (stamp, message) = unpacked.map_err(|error| error.to_string())?;
         // The sender's node could only ask its own members (`protocol.md 2.4`).
         if matches!(message, Message::Verbatim { payload } if !payload.starts_with('{'))
             && self.rooms.is_heard_by(room, Version::V2, None)
         {
             return Err("payload_not_an_object".to_owned());
         }
-        self.rooms
-            .cast(room, &message, None)
-            .map_err(|error| error.to_string())
+        match received.number.zip(stamp) {
+            Some((number, stamp)) => {
+                let node = label(received.origin);
+                let heard = Heard { number, node, stamp };
+                self.rooms.cast_heard(room, &message, &heard)
+            }
+            None => self.rooms.cast(room, &message, None),
+        }
+        .map_err(|error| error.to_string())
     }
 }
 
@@ -323,6 +458,7 @@ mod tests {
                     Arc::clone(&rooms),
                     rates,
                     Metrics::new(),
+                    None,
                 )),
                 cluster,
                 rooms,
@@ -351,7 +487,7 @@ mod tests {
         let (_member, inbox) = there.member(Version::V2);
         let heard = || {
             let message = Message::Verbatim { payload: "{}" };
-            here.crossings.publish(ROOM, &message).unwrap();
+            here.crossings.publish(ROOM, &message, None).unwrap();
             std::mem::take(&mut *inbox.0.lock().unwrap()).len()
         };
         assert_eq!(heard(), 0);
@@ -372,12 +508,12 @@ mod tests {
         let text = Message::Verbatim { payload: r#""text""# };
         let (_old, old) = there.member(Version::V1);
         let _crossing = there.crossings.enter(ROOM);
-        here.crossings.publish(ROOM, &text).unwrap();
+        here.crossings.publish(ROOM, &text, None).unwrap();
         let (_new, new) = there.member(Version::V2);
-        here.crossings.publish(ROOM, &text).unwrap();
+        here.crossings.publish(ROOM, &text, None).unwrap();
         here.cluster.bus().publish("public:room", b"\xff").unwrap();
         here.crossings
-            .publish(ROOM, &Message::Verbatim { payload: "{}" })
+            .publish(ROOM, &Message::Verbatim { payload: "{}" }, None)
             .unwrap();
         let received = |inbox: &Inbox| inbox.0.lock().unwrap().len();
         assert_eq!((received(&old), received(&new)), (2, 1));
@@ -406,7 +542,7 @@ mod tests {
                     body: Body::Json("{}"),
                     id: None,
                 };
-                here.crossings.publish(ROOM, &message).unwrap();
+                here.crossings.publish(ROOM, &message, None).unwrap();
             }
             is_over.store(true, Ordering::Relaxed);
         });

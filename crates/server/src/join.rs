@@ -17,7 +17,7 @@ use walcast_protocol::{
 
 use crate::attend::Attendance;
 use crate::channel::{Casting, CastingState, Channel, Credentials, Lease};
-use crate::missed::{self, Missed, NotTold};
+use crate::missed::{self, Asked, NotTold};
 use crate::outbox::{End, Gate, close_code};
 use crate::private::{self, Private};
 use crate::relay::Relay;
@@ -169,7 +169,14 @@ impl Attempt {
             self.tenant.settings().token_grace_s,
         );
         let history = replay.is_some().then(Arc::<Replay>::default);
-        let (relay, missed) = self.relay(&payload, private.as_deref(), grant, history.clone(), since);
+        let last_kept = self.last_kept(private.is_some()).await;
+        let (relay, missed) = self.relay(
+            &payload,
+            private.as_deref(),
+            grant,
+            history.clone(),
+            (since, last_kept),
+        );
         let with_presence = self.is_with_presence(&payload);
         // A public one may be granted to hear by a later token.
         let hears_presence = private
@@ -190,7 +197,10 @@ impl Attempt {
             (Some(range), Some(history)) => self.replay(range, &history).await?,
             _ => Vec::new(),
         };
-        replayed.extend(missed.map(|missed| self.tell_missed(missed)).unwrap_or_default());
+        if let Some(asked) = missed {
+            let missed = self.missed(&relay.membership, asked).await;
+            replayed.extend(self.tell_missed(missed));
+        }
         let channel = Channel {
             join_ref: self.join_ref,
             reference: self.reference,
@@ -367,6 +377,19 @@ impl Attempt {
         Refused::new(code, &text, "the line before says what is missing")
     }
 
+    /// Where the casts that are kept for all nodes stand, before this node hears the room.
+    async fn last_kept(&self, is_private: bool) -> Option<u64> {
+        let room = Room {
+            topic: self.sub_topic(),
+            is_private,
+        };
+        let crossings = self.tenant.crossings.as_ref();
+        match crossings.filter(|_| self.tenant.rooms.is_shared(room)) {
+            Some(crossings) => crossings.last_kept(room).await,
+            None => None,
+        }
+    }
+
     /// Step 12: a place in the room. What arrives from now on waits behind the gate.
     fn relay(
         &self,
@@ -374,8 +397,8 @@ impl Attempt {
         private: Option<&Private>,
         grant: Grant,
         history: Option<Arc<Replay>>,
-        since: Option<Result<Since, NotTold>>,
-    ) -> (Relay, Option<Missed>) {
+        (since, last_kept): (Option<Result<Since, NotTold>>, Option<u64>),
+    ) -> (Relay, Option<Asked>) {
         let config = payload.config.as_ref();
         let room = Room {
             topic: self.sub_topic(),
@@ -391,14 +414,29 @@ impl Attempt {
             name: config.and_then(|config| Some(config.broadcast.sender.as_deref()?.into())),
         };
         let own = config.is_some_and(|config| config.broadcast.own);
-        let (membership, missed) = match since {
-            None => (self.tenant.rooms.enter(room, member), None),
-            Some(Err(not_told)) => (self.tenant.rooms.enter(room, member), Some(Err(not_told))),
-            Some(Ok(since)) => {
-                let (membership, recovered) = self.tenant.rooms.enter_since(room, member, since, own);
-                (membership, Some(recovered.map_err(NotTold::from)))
+        let rooms = &self.tenant.rooms;
+        let (since, not_told) = match since.transpose() {
+            Ok(since) => (since, None),
+            Err(not_told) => (None, Some(Asked::Known(Err(not_told)))),
+        };
+        let (membership, asked) = match since {
+            _ if rooms.is_shared(room) => {
+                let (membership, catchup) =
+                    rooms.enter_shared(room, member, last_kept, since.map(|since| (since, own)));
+                let asked = catchup.zip(since);
+                (
+                    membership,
+                    asked.map(|(catchup, since)| Asked::Elsewhere(catchup, since)),
+                )
+            }
+            None => (rooms.enter(room, member), None),
+            Some(since) => {
+                let (membership, recovered) = rooms.enter_since(room, member, since, own);
+                let missed = recovered.map_err(NotTold::from);
+                (membership, Some(Asked::Known(missed)))
             }
         };
+        let missed = asked.or(not_told);
         let relay = Relay {
             membership,
             crossing: self

@@ -1,6 +1,9 @@
 //! Recent broadcasts for a private channel that comes back: `config.broadcast.since` (decision 30).
 
-use walcast_broadcast::{Since, Unrecovered};
+use std::sync::Arc;
+
+use walcast_broadcast::{Catchup, Membership, Since, Unrecovered};
+use walcast_cluster::ClusterError;
 use walcast_protocol::{Frame, JoinPayload, System};
 
 use crate::join::Attempt;
@@ -8,12 +11,23 @@ use crate::join::Attempt;
 /// What a channel missed, as frames for it, or why it is not told.
 pub(crate) type Missed = Result<Vec<Frame>, NotTold>;
 
+/// What a channel that asks is to be told.
+pub(crate) enum Asked {
+    /// It is known.
+    Known(Missed),
+    /// It is to be read where it is kept for all nodes.
+    Elsewhere(Arc<Catchup>, Since),
+}
+
 /// Why a channel is not told what it missed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum NotTold {
     /// They are not known.
     #[error(transparent)]
     Unrecovered(#[from] Unrecovered),
+    /// What is kept for all nodes cannot be read.
+    #[error("the nodes are out of touch: {0}")]
+    Away(#[from] ClusterError),
     /// The key means nothing.
     #[error("`since` must be the position of a message, or milliseconds since 1970")]
     NotAMoment,
@@ -37,6 +51,26 @@ pub(crate) fn since(payload: &JoinPayload) -> Option<Result<Since, NotTold>> {
 }
 
 impl Attempt {
+    /// Waits for what is kept elsewhere. The room must be heard from other nodes by now.
+    pub(crate) async fn missed(&self, membership: &Membership, asked: Asked) -> Missed {
+        let (catchup, since) = match asked {
+            Asked::Known(missed) => return missed,
+            Asked::Elsewhere(catchup, since) => (catchup, since),
+        };
+        let after = match since {
+            Since::Place { heard, .. } => heard,
+            Since::Timestamp(_) | Since::Position { .. } => 0,
+        };
+        let Some(crossings) = &self.tenant.crossings else {
+            return Err(Unrecovered::Off.into());
+        };
+        let told = crossings.kept(membership.room(), after, |recent| {
+            let rooms = &self.tenant.rooms;
+            rooms.catch_up(membership, self.version, &catchup, recent)
+        });
+        Ok(told.await??)
+    }
+
     /// The frames that follow the join's reply: what was missed, or a word that something may have been.
     pub(crate) fn tell_missed(&self, missed: Missed) -> Vec<Frame> {
         let not_told = match missed {

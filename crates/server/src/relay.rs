@@ -1,6 +1,6 @@
 //! A client's broadcast on its way to the room (`protocol.md 5.1` to `5.3`).
 
-use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, payload_cost};
+use walcast_broadcast::{Body, Membership, Message as Broadcast, PayloadCost, Stamp, payload_cost};
 use walcast_cluster::PublishError;
 use walcast_protocol::{Encoding, ErrorCode, Message, Payload, Ref, Status, UserBroadcastPush, Version};
 
@@ -173,14 +173,14 @@ impl Relay {
     }
 
     fn cast(&self, message: &Broadcast<'_>) -> Result<Relayed, Unrelayed> {
-        let receivers = self
-            .membership
-            .cast(message, self.own)
-            .map_err(|_| Unrelayed::Unframeable)?;
-        let published = match &self.crossing {
-            Some(crossing) => crossing.publish(message),
+        let publish = |stamp: Option<Stamp<'_>>| match &self.crossing {
+            Some(crossing) => crossing.publish(message, stamp),
             None => Ok(()),
         };
+        let (receivers, published) = self
+            .membership
+            .cast_out(message, self.own, publish)
+            .map_err(|_| Unrelayed::Unframeable)?;
         Ok(Relayed { receivers, published })
     }
 }

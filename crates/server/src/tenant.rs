@@ -9,14 +9,14 @@ use arc_swap::{ArcSwap, Guard};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use walcast_broadcast::{Message, Room, Rooms};
+use walcast_broadcast::{Message, Room, Rooms, Stamp};
 use walcast_changes::{Changes, Status};
 use walcast_cluster::Cluster;
 use walcast_messages::{Archive, Authorizer};
 use walcast_presence::{Neighbours, Presences};
 
 use crate::config::Config;
-use crate::crossing::{CastError, Crossings};
+use crate::crossing::{self, CastError, Crossings};
 use crate::database_broadcast::RecentRows;
 use crate::database_side::{DatabaseSide, Prepared};
 use crate::limits::Rates;
@@ -78,8 +78,12 @@ impl Tenant {
             metrics,
         } = ground;
         let rates = Arc::new(Rates::new(&settings.limits));
-        let rooms = Arc::new(Rooms::with_window(config.broadcast_window, rand::random()));
         let has_nodes = config.cluster.redis.is_some();
+        let keep = crossing::keep(config.broadcast_window).filter(|_| has_nodes);
+        let rooms = Arc::new(match keep {
+            Some(_) => Rooms::shared(crossing::label(cluster.node())),
+            None => Rooms::with_window(config.broadcast_window, rand::random()),
+        });
         let neighbours = has_nodes.then(|| Neighbours::new(Arc::clone(&cluster), nodes::TENANT));
         let presences = Presences::new(
             Arc::clone(&rooms),
@@ -97,6 +101,7 @@ impl Tenant {
                 Arc::clone(&rooms),
                 Arc::clone(&rates),
                 metrics.clone(),
+                keep,
             ))
         });
         Self {
@@ -172,12 +177,13 @@ impl Tenant {
     /// # Errors
     /// Nobody gets it, or those on other nodes do not.
     pub fn cast(&self, room: Room<'_>, message: &Message<'_>) -> Result<(), CastError> {
-        let receivers = self.rooms.cast(room, message, None)?;
-        self.note_broadcast(receivers);
-        match &self.crossings {
-            Some(crossings) => Ok(crossings.publish(room, message)?),
+        let publish = |stamp: Option<Stamp<'_>>| match &self.crossings {
+            Some(crossings) => crossings.publish(room, message, stamp),
             None => Ok(()),
-        }
+        };
+        let (receivers, published) = self.rooms.cast_out(room, message, None, publish)?;
+        self.note_broadcast(receivers);
+        Ok(published?)
     }
 
     /// Lets limits count all nodes (`protocol.md 9`).

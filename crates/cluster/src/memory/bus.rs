@@ -71,7 +71,7 @@ impl MemoryBus {
             let ears = self.wire.ears.read().unwrap_or_else(PoisonError::into_inner);
             ears.iter()
                 .filter_map(Weak::upgrade)
-                .filter(|ear| ear.node != self.ear.node && !ear.line.is_cut())
+                .filter(|ear| (number.is_some() || ear.node != self.ear.node) && !ear.line.is_cut())
                 .collect()
         };
         for ear in others {

@@ -48,13 +48,19 @@ end
 redis.call(ARGV[3], ARGV[2], string.char(2) .. string.format('%020.0f', tonumber(number)) .. sealed)
 ";
 
-/// The last number, and the entries after one if that is asked for.
+/// The last number, and the entries after one if that is asked for. A topic that has no number yet gets the one before its
+/// first, so that who asks before anything was published can tell later whether all is there.
 const READ: &str = r"
 local found = {}
 if ARGV[1] ~= '' then
   found = redis.call('XRANGE', KEYS[1], '(' .. ARGV[1] .. '-0', '+')
 end
-return {redis.call('GET', KEYS[2]) or '', found}
+if redis.call('EXISTS', KEYS[2]) == 0 then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  redis.call('SET', KEYS[2], string.format('%.0f', now * 1000), 'PX', 3600000)
+end
+return {redis.call('GET', KEYS[2]), found}
 ";
 
 /// The place of an entry, then names and values of its fields in turn.
@@ -169,7 +175,7 @@ impl RecentReader {
         }
         Ok(Recent {
             epoch,
-            last: if last.is_empty() { 0 } else { number(&last)? },
+            last: number(&last)?,
             kept: found.into_iter().map(kept).collect::<Result<_, _>>()?,
         })
     }

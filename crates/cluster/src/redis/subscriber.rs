@@ -194,7 +194,9 @@ impl Keeper {
                     let topic = keys.topic(&channel).ok_or(NoPublication::Channel)?;
                     let (number, sealed) = envelope::unnumber(sealed)?;
                     let (origin, payload) = envelope::open(&sealed)?;
-                    if origin != node && interest.deliver(topic, origin, &payload, number) {
+                    if (origin != node || number.is_some())
+                        && interest.deliver(topic, origin, &payload, number)
+                    {
                         counts.received.fetch_add(1, Ordering::Relaxed);
                     }
                     Ok(())

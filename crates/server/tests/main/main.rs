@@ -34,6 +34,7 @@ mod limits;
 mod metrics;
 mod migrations;
 mod missed;
+mod missed_nodes;
 mod nodes;
 mod openapi;
 mod plain_role;

@@ -10,16 +10,16 @@ use walcast_testkit::{Postgres, until};
 
 use crate::server::{Client, Walcast, now_s, sign};
 
-const WINDOW: (&str, &str) = ("WALCAST_BROADCAST_WINDOW_MS", "60000");
+pub(crate) const WINDOW: (&str, &str) = ("WALCAST_BROADCAST_WINDOW_MS", "60000");
 
-fn token(presence_only: bool) -> String {
+pub(crate) fn token(presence_only: bool) -> String {
     let rights = json!({"topics": [{
         "topic": "room", "read": !presence_only, "write": true, "presence": {"read": true, "write": true},
     }]});
     sign(&json!({"role": "anon", "exp": now_s() + 600, "walcast": rights}))
 }
 
-fn config(broadcast: &Value) -> Value {
+pub(crate) fn config(broadcast: &Value) -> Value {
     json!({"config": {"private": true, "broadcast": broadcast}})
 }
 
@@ -48,7 +48,7 @@ fn status(reply: &Value) -> &str {
 }
 
 /// The payload of the next broadcast as supabase-js has it, whatever the form of the frame.
-async fn heard(socket: &mut Client) -> Value {
+pub(crate) async fn heard(socket: &mut Client) -> Value {
     match socket.next().await {
         Message::Text(text) => {
             let frame: Value = serde_json::from_str(&text).unwrap();
@@ -71,7 +71,7 @@ async fn heard(socket: &mut Client) -> Value {
     }
 }
 
-fn position(heard: &Value) -> String {
+pub(crate) fn position(heard: &Value) -> String {
     let position = heard["meta"]["position"].as_str().or(heard["position"].as_str());
     position.unwrap().to_owned()
 }
@@ -89,7 +89,7 @@ async fn acknowledged(socket: &mut Client) {
     }
 }
 
-async fn cast_as_text(socket: &mut Client, event: &str) {
+pub(crate) async fn cast_as_text(socket: &mut Client, event: &str) {
     let payload = json!({"type": "broadcast", "event": event, "payload": {"n": 1}});
     socket
         .send_json(json!(["1", "2", "realtime:room", "broadcast", payload]))
@@ -345,11 +345,15 @@ async fn a_lost_replication_stream_is_a_hole_in_what_is_kept() {
         socket
     };
     let mut listener = member(&server, "2.0.0").await;
+    // Who stays sees when a row has come, which is after its commit.
+    let mut witness = member(&server, "2.0.0").await;
     send("first").await;
     let first = heard(&mut listener).await;
     assert!(first["meta"]["id"].is_string(), "{first}");
+    assert_eq!(heard(&mut witness).await["event"], "first");
     drop(listener);
     send("second").await;
+    assert_eq!(heard(&mut witness).await["event"], "second");
     // A row that is missed is told again with its id.
     let mut listener = back(&position(&first)).await;
     let second = heard(&mut listener).await;

@@ -1,0 +1,182 @@
+//! Private channels that come back to another node (decision 30). Without redis-server or valkey-server nothing is tested
+//! here, and said so.
+
+use serde_json::{Value, json};
+use walcast_testkit::{Redis, until};
+
+use crate::missed::{WINDOW, cast_as_text, config, heard, position, token};
+use crate::server::{Client, Walcast};
+
+const NOWHERE: &str = "postgres://nobody@127.0.0.1:1/none";
+
+async fn node(redis: &Redis) -> Walcast {
+    let node = Walcast::start_on(NOWHERE, &[("REDIS_URL", &redis.url()), WINDOW]).await;
+    until("a node in touch with the others", || async {
+        let metrics = node.get("/metrics").await.body;
+        metrics.contains("walcast_nodes_connected 1").then_some(())
+    })
+    .await;
+    node
+}
+
+async fn nodes<const COUNT: usize>() -> Option<(Redis, [Walcast; COUNT])> {
+    if Redis::program().is_none() {
+        println!("skipped: neither redis-server nor valkey-server is installed");
+        return None;
+    }
+    let redis = Redis::start(&[]).await;
+    let mut nodes = Vec::new();
+    for _ in 0..COUNT {
+        nodes.push(node(&redis).await);
+    }
+    let nodes = nodes
+        .try_into()
+        .unwrap_or_else(|_| unreachable!("as many as were started"));
+    Some((redis, nodes))
+}
+
+async fn enter(node: &Walcast, broadcast: &Value) -> Client {
+    let mut socket = node.socket_as("2.0.0", &token(false)).await;
+    let joined = socket.join("realtime:room", "1", config(broadcast)).await;
+    assert_eq!(joined.0, "ok", "{}", joined.1);
+    socket
+}
+
+async fn member(node: &Walcast) -> Client {
+    enter(node, &json!({"ack": true})).await
+}
+
+async fn back(node: &Walcast, since: &str) -> Client {
+    enter(node, &json!({"since": since})).await
+}
+
+/// Over HTTP, so that nobody needs to be in the room.
+async fn send(node: &Walcast, event: &str) {
+    let bearer = format!("Bearer {}", token(false));
+    let headers = [("authorization", &*bearer), ("content-type", "application/json")];
+    let target = format!("/api/broadcast/room/events/{event}?private=true");
+    let response = node.post(&target, &headers, b"{}").await;
+    assert_eq!(response.status, 202, "{}", response.body);
+}
+
+fn is_replayed(heard: &Value) -> bool {
+    heard["replayed"] == json!(true) || heard["meta"]["replayed"] == json!(true)
+}
+
+/// The events of the next messages, all of them told again; with the last.
+async fn told_again(socket: &mut Client, count: usize) -> (Vec<String>, Value) {
+    let (mut events, mut last) = (Vec::new(), Value::Null);
+    for _ in 0..count {
+        last = heard(socket).await;
+        assert!(is_replayed(&last), "{last}");
+        events.push(last["event"].as_str().unwrap().to_owned());
+    }
+    (events, last)
+}
+
+async fn is_live(socket: &mut Client, event: &str) -> String {
+    let live = heard(socket).await;
+    assert_eq!((live["event"].as_str(), is_replayed(&live)), (Some(event), false));
+    position(&live)
+}
+
+#[tokio::test]
+async fn who_comes_back_to_another_node_gets_what_was_cast_on_both_and_then_what_is_live() {
+    let Some((_redis, [a, b, c])) = nodes().await else {
+        return;
+    };
+    let mut speaker = member(&a).await;
+    let mut listener = member(&a).await;
+    cast_as_text(&mut speaker, "first").await;
+    let first = is_live(&mut listener, "first").await;
+    drop(listener);
+    cast_as_text(&mut speaker, "second").await;
+    // Neither of these nodes has a member.
+    send(&b, "third").await;
+    // By way of Redis, so that the order is known.
+    assert_eq!(heard(&mut speaker).await["event"], "third");
+    send(&c, "fourth").await;
+    assert_eq!(heard(&mut speaker).await["event"], "fourth");
+    cast_as_text(&mut speaker, "fifth").await;
+    let mut listener = back(&b, &first).await;
+    let (events, last) = told_again(&mut listener, 4).await;
+    assert_eq!(events, ["second", "third", "fourth", "fifth"]);
+    // What was told has its position, too: with the last nothing is missing.
+    let mut complete = back(&c, &position(&last)).await;
+    cast_as_text(&mut speaker, "live").await;
+    for socket in [&mut listener, &mut complete] {
+        is_live(socket, "live").await;
+        socket.expect_silence().await;
+    }
+    for node in [&c, &a] {
+        let (events, _) = told_again(&mut back(node, &first).await, 5).await;
+        assert_eq!(events, ["second", "third", "fourth", "fifth", "live"]);
+    }
+}
+
+#[tokio::test]
+async fn what_the_last_member_of_a_node_that_stopped_missed_is_told_by_another() {
+    let Some((_redis, [a, b])) = nodes().await else {
+        return;
+    };
+    let mut listener = member(&a).await;
+    send(&a, "first").await;
+    let first = is_live(&mut listener, "first").await;
+    drop(listener);
+    send(&a, "second").await;
+    a.stop().await;
+    send(&b, "third").await;
+    let mut listener = back(&b, &first).await;
+    assert_eq!(told_again(&mut listener, 2).await.0, ["second", "third"]);
+    listener.expect_silence().await;
+}
+
+#[tokio::test]
+async fn a_sender_is_known_by_its_name_on_another_node() {
+    let Some((_redis, [a, b])) = nodes().await else {
+        return;
+    };
+    let named = |since: Value| json!({"ack": true, "sender": "page-1", "since": since});
+    let mut speaker = enter(&a, &named(Value::Null)).await;
+    send(&b, "first").await;
+    let first = is_live(&mut speaker, "first").await;
+    cast_as_text(&mut speaker, "own").await;
+    drop(speaker);
+    send(&a, "second").await;
+    let mut speaker = enter(&b, &named(json!(first))).await;
+    assert_eq!(told_again(&mut speaker, 1).await.0, ["second"]);
+    speaker.expect_silence().await;
+    let mut other = back(&b, &first).await;
+    assert_eq!(told_again(&mut other, 2).await.0, ["own", "second"]);
+}
+
+#[tokio::test]
+async fn what_redis_has_lost_is_told_to_be_missing() {
+    let Some((redis, [a, b])) = nodes().await else {
+        return;
+    };
+    let mut listener = member(&a).await;
+    send(&a, "first").await;
+    let first = is_live(&mut listener, "first").await;
+    drop(listener);
+    redis.stop();
+    let away = "Broadcasts may have been missed: the nodes are out of touch";
+    until(
+        "a channel that is told that the nodes are out of touch",
+        || async {
+            let told = back(&b, &first).await.receive().await;
+            told[4]["message"].as_str()?.starts_with(away).then_some(())
+        },
+    )
+    .await;
+    redis.restart().await;
+    let lost = "Broadcasts may have been missed: the nodes were out of touch since, or what is kept for all of them \
+                was lost";
+    for node in [&a, &b] {
+        until("a channel that is told what was lost", || async {
+            let told = back(node, &first).await.receive().await;
+            (told[4]["message"] == lost).then_some(())
+        })
+        .await;
+    }
+}
