@@ -687,6 +687,11 @@ impl Changes {
             .await;
     }
 
+    /// Whether both are of one engine.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.context, &other.context)
+    }
+
     pub(crate) async fn check(
         &self,
         bindings: &[&Binding],

@@ -45,7 +45,7 @@ impl SubscribeError {
     /// Whether trying again without a change of the request or the database is pointless.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        !matches!(self, Self::Database(_))
+        !matches!(self, Self::Database(_) | Self::Stopped)
     }
 
     /// What the text does not say: each cause in a sentence with its remedy.

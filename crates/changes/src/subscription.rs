@@ -194,6 +194,12 @@ impl Subscription {
         }
     }
 
+    /// Whether it hears of these changes; others may be of an engine that has ended.
+    #[must_use]
+    pub fn is_of(&self, changes: &Changes) -> bool {
+        self.changes.is(changes)
+    }
+
     /// Goes on with other claims (`protocol.md 4.3`): the bindings are checked for the new role first.
     ///
     /// # Errors

@@ -211,6 +211,40 @@ impl Socket {
         self.work.push(work);
     }
 
+    /// The tenant's database side was stopped, and what channels had subscribed to is gone with it.
+    pub(crate) fn resubscribe(&mut self) {
+        let topics: Vec<(Arc<str>, u64)> = self
+            .topics
+            .iter()
+            .map(|(topic, slot)| (Arc::clone(topic), slot.generation))
+            .collect();
+        for (topic, generation) in topics {
+            self.forsake(&topic, generation);
+        }
+    }
+
+    /// If what the channel has subscribed to is gone, tells it so and subscribes again, as after any failure that may
+    /// be over soon.
+    pub(crate) fn forsake(&mut self, topic: &Arc<str>, generation: u64) {
+        let changes = self.tenant.changes();
+        let Some(channel) = self.channel_of(topic, generation) else {
+            return;
+        };
+        let Some(casting) = channel.casting.as_deref_mut() else {
+            return;
+        };
+        let CastingState::Active { subscription, .. } = &casting.state else {
+            return;
+        };
+        if changes.is_some_and(|changes| subscription.is_of(&changes)) {
+            return;
+        }
+        casting.state = CastingState::Refused;
+        let gone =
+            "Changes may be missed: the connection to the database was ended; it is made again".to_owned();
+        self.announce_casting(topic, generation, &Err(Unfulfilled::ForNow(gone)));
+    }
+
     fn try_later(&mut self, topic: &Arc<str>, generation: u64) {
         let tenant = Arc::clone(&self.tenant);
         let Some(channel) = self.channel_of(topic, generation) else {
@@ -255,6 +289,7 @@ impl Socket {
             return self.pursue(topic, generation);
         }
         self.announce_casting(topic, generation, &settled.map(|_| ()));
+        self.forsake(topic, generation);
     }
 
     /// Tells the client how its subscription went, and tries again if that can help (`protocol.md 7.3`).

@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use walcast_protocol::{ErrorCode, System};
+use walcast_protocol::{ErrorCode, System, fan_out};
 
 use crate::join::sub_topic;
 use crate::metrics;
+use crate::outbox::DISCONNECTED;
 use crate::route::SlotState;
 use crate::socket::Socket;
 
@@ -28,6 +29,19 @@ impl Socket {
         ));
         self.push(walcast_protocol::close(self.version, &channel.join_ref, topic));
         self.note_emptiness();
+    }
+
+    /// Tells each joined channel that the tenant ends its sockets, and ends this one (`protocol.md 1.6`).
+    pub(crate) fn disconnect(&mut self) {
+        let payload = r#"{"extension":"system","status":"ok","message":"Server requested disconnect"}"#;
+        let joined = self
+            .topics
+            .iter()
+            .filter(|(_, slot)| matches!(slot.state, SlotState::Joined(_)));
+        for (topic, _) in joined {
+            self.push(fan_out(self.version, topic, "system", payload));
+        }
+        self.outbox.end(DISCONNECTED);
     }
 
     /// Closes the channels behind these gates: they were delivered a message while there were too many

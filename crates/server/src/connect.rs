@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Version as HttpVersion, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
@@ -21,9 +21,10 @@ use crate::metrics;
 use crate::openapi::Failed;
 use crate::policy_headers::policy_headers;
 use crate::rate;
+use crate::serve::Server;
 use crate::socket::{self, Handshake};
-use crate::tenant::Tenant;
-use crate::tenants::OfHost;
+use crate::tenant::{Standing, Tenant};
+use crate::tenants::{NoTenant, OfHost};
 use crate::token::TokenError;
 use crate::wire::Wire;
 
@@ -31,6 +32,8 @@ use crate::wire::Wire;
 #[derive(Debug, PartialEq, Eq)]
 enum Refusal {
     Version,
+    NoTenant(NoTenant),
+    Suspended,
     NoKey,
     Token(TokenError),
     TooManyUsers,
@@ -40,7 +43,9 @@ enum Refusal {
 impl Refusal {
     fn status(&self) -> StatusCode {
         match self {
-            Self::Version => StatusCode::FORBIDDEN,
+            Self::Version | Self::Suspended => StatusCode::FORBIDDEN,
+            Self::NoTenant(NoTenant::Unknown) => StatusCode::NOT_FOUND,
+            Self::NoTenant(NoTenant::Unavailable) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject | TokenError::NotJson) => {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
@@ -53,6 +58,9 @@ impl Refusal {
     fn message(&self) -> String {
         match self {
             Self::Version => String::new(),
+            Self::NoTenant(NoTenant::Unknown) => "Tenant not found".to_owned(),
+            Self::NoTenant(NoTenant::Unavailable) => "Error connecting to Realtime".to_owned(),
+            Self::Suspended => "Realtime was disabled for this tenant".to_owned(),
             Self::NoKey => "API key is missing".to_owned(),
             Self::Token(TokenError::Expired { .. }) => "Token has expired".to_owned(),
             Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject) => {
@@ -67,6 +75,8 @@ impl Refusal {
     fn code(&self) -> &'static str {
         match self {
             Self::Version => "UnsupportedVersion",
+            Self::NoTenant(error) => error.code(),
+            Self::Suspended => "RealtimeDisabledForTenant",
             Self::NoKey => "MissingAPIKey",
             Self::Token(TokenError::Claim { .. } | TokenError::ClaimsNotObject | TokenError::NotJson) => {
                 "ErrorConnectingToWebsocket"
@@ -81,13 +91,18 @@ impl Refusal {
         match self {
             Self::Version => "vsn is neither 1.0.x nor 2.0.x".to_owned(),
             Self::Token(error) => error.to_string(),
-            Self::NoKey | Self::TooManyUsers | Self::TooManyJoins => self.message(),
+            Self::NoTenant(error) => error.to_string(),
+            Self::Suspended | Self::NoKey | Self::TooManyUsers | Self::TooManyJoins => self.message(),
         }
     }
 
     fn remedy(&self) -> &'static str {
         match self {
             Self::Version => "send vsn=2.0.0",
+            Self::NoTenant(_) => {
+                "ask by the name of a tenant that is recorded, and see to the control database"
+            }
+            Self::Suspended => "set suspend to false with PUT /api/tenants/…",
             Self::NoKey => "send the anon key as `apikey` in the query or as header `x-api-key`",
             Self::Token(error) => error.remedy(),
             Self::TooManyUsers => "raise TENANT_MAX_CONCURRENT_USERS",
@@ -107,17 +122,22 @@ impl Refusal {
         (status = 101, description = "The connection is a WebSocket from now on"),
         (status = 400, description = "The request is no upgrade to a WebSocket; says why", body = String, content_type = "text/plain"),
         (status = 401, description = "There is no token, or none that counts", body = Failed),
-        (status = 403, description = "`vsn` is neither 1.0.x nor 2.0.x; no body"),
+        (status = 403, description = "`vsn` is neither 1.0.x nor 2.0.x; no body. Or the tenant is suspended"),
+        (status = 404, description = "No tenant is called as the Host begins", body = Failed),
         (status = 429, description = "TENANT_MAX_CONCURRENT_USERS or TENANT_MAX_JOINS_PER_SECOND is reached", body = Failed),
         (status = 500, description = "A claim of the token is not what it should be; or, as HTML, its parts are not JSON", body = Failed),
     ),
 )]
-pub async fn connect(OfHost(tenant): OfHost, mut request: Request) -> Response {
+pub async fn connect(
+    State(server): State<Arc<Server>>,
+    tenant: Result<OfHost, NoTenant>,
+    mut request: Request,
+) -> Response {
     if request.method() != Method::GET {
         return StatusCode::BAD_REQUEST.into_response();
     }
     let peer = request.extensions().get::<Peer>().map(|peer| peer.0);
-    let (version, credentials) = match admit(&tenant, &request) {
+    let (tenant, version, credentials) = match admit(tenant, &request) {
         Ok(admitted) => admitted,
         Err(refusal) => {
             metrics::connect_refused(refusal.code());
@@ -128,7 +148,7 @@ pub async fn connect(OfHost(tenant): OfHost, mut request: Request) -> Response {
                 peer = peer.map(tracing::field::display),
                 "connect refused"
             );
-            return refuse(&tenant, &refusal, request.headers()).await;
+            return refuse(&server, &refusal, request.headers()).await;
         }
     };
     let accept = match upgrade_key(&request) {
@@ -192,8 +212,11 @@ struct ConnectParams {
     apikey: Option<String>,
 }
 
-/// Checks 1 to 7; 2 and 3 (the tenant) cannot fail with one tenant.
-fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), Refusal> {
+/// Checks 1 to 7.
+fn admit(
+    tenant: Result<OfHost, NoTenant>,
+    request: &Request,
+) -> Result<(Arc<Tenant>, Version, Credentials), Refusal> {
     let query = request.uri().query().unwrap_or_default();
     let parameter = |name: &str| {
         url::form_urlencoded::parse(query.as_bytes())
@@ -204,6 +227,10 @@ fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), R
     let version = parameter("vsn");
     let version = Version::parse(version.as_deref().unwrap_or("1.0.0")).map_err(|_| Refusal::Version)?;
 
+    let OfHost(tenant) = tenant.map_err(Refusal::NoTenant)?;
+    if tenant.standing() == Standing::Suspended {
+        return Err(Refusal::Suspended);
+    }
     let key = match request.headers().get("x-api-key") {
         Some(value) => value
             .to_str()
@@ -219,6 +246,7 @@ fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), R
         return Err(Refusal::TooManyJoins);
     }
     Ok((
+        tenant,
         version,
         Credentials {
             token: Arc::from(&*key),
@@ -227,13 +255,18 @@ fn admit(tenant: &Tenant, request: &Request) -> Result<(Version, Credentials), R
     ))
 }
 
-async fn refuse(tenant: &Tenant, refusal: &Refusal, headers: &HeaderMap) -> Response {
+async fn refuse(server: &Server, refusal: &Refusal, headers: &HeaderMap) -> Response {
     match refusal {
         Refusal::Version => refusal.status().into_response(),
         // The reference fails here before it can delay anything.
         Refusal::Token(TokenError::NotJson) => plain_error(refusal.status(), headers),
-        Refusal::NoKey | Refusal::Token(_) | Refusal::TooManyUsers | Refusal::TooManyJoins => {
-            tokio::time::sleep(tenant.config.connect_error_backoff).await;
+        Refusal::NoTenant(_)
+        | Refusal::Suspended
+        | Refusal::NoKey
+        | Refusal::Token(_)
+        | Refusal::TooManyUsers
+        | Refusal::TooManyJoins => {
+            tokio::time::sleep(server.config.connect_error_backoff).await;
             let kind = [(header::CONTENT_TYPE, "application/json; charset=utf-8")];
             let body = Json(json!({"error": refusal.message()}));
             let mut response = (refusal.status(), kind, body).into_response();

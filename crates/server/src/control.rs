@@ -60,6 +60,14 @@ pub struct TenantOptions {
         value_name = "MS"
     )]
     pub tenant_cache_expiration_in_ms: Option<String>,
+    /// A tenant that nobody has used for this long gives its connections to its database back [default: 300000]
+    #[arg(
+        long,
+        env = "WALCAST_TENANT_IDLE_MS",
+        hide_env_values = true,
+        value_name = "MS"
+    )]
+    pub tenant_idle_ms: Option<String>,
     /// Stored with new tenants, and not enforced [default: 100000]
     #[arg(
         long,
@@ -79,6 +87,8 @@ pub struct ControlConfig {
     pub defaults: Defaults,
     /// Changes by others are looked for this often.
     pub poll_every: Duration,
+    /// A tenant that nobody has used for this long gives its connections to its database back.
+    pub idle: Duration,
     /// A tenant to be made at start.
     pub seed: Option<Seed>,
 }
@@ -114,6 +124,13 @@ impl ControlConfig {
                 30_000,
                 100,
                 3_600_000,
+            )?,
+            idle: duration(
+                "WALCAST_TENANT_IDLE_MS",
+                &tenants.tenant_idle_ms,
+                300_000,
+                100,
+                86_400_000,
             )?,
             seed: is_seeding.then(|| seed(options, url, defaults)).transpose()?,
         }))

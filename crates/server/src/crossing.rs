@@ -23,6 +23,7 @@ use walcast_protocol::{Frame, System, Version, fan_out};
 
 use crate::limits::Rates;
 use crate::metrics::Metrics;
+use crate::nodes::TenantName;
 use crate::shutdown::within;
 
 /// A join waits this long for what other nodes publish to its room to be heard. A connection that takes longer is
@@ -67,14 +68,15 @@ pub fn label(node: NodeId) -> u32 {
     u32::from_be_bytes([a, b, c, d])
 }
 
-/// What a topic is called between nodes.
-fn name(room: Room<'_>) -> String {
+/// What a tenant's topic is called between nodes.
+fn name(tenant: &TenantName, room: Room<'_>) -> String {
     let floor = if room.is_private { PRIVATE } else { PUBLIC };
-    format!("{floor}{}", room.topic)
+    tenant.scoped(&format!("{floor}{}", room.topic))
 }
 
-/// The room of a name.
-fn room(name: &str) -> Option<Room<'_>> {
+/// The tenant's room of a name.
+fn room<'a>(tenant: &TenantName, name: &'a str) -> Option<Room<'a>> {
+    let name = tenant.unscoped(name)?;
     let public = name.strip_prefix(PUBLIC).map(|topic| (topic, false));
     let (topic, is_private) = public.or_else(|| Some((name.strip_prefix(PRIVATE)?, true)))?;
     Some(Room { topic, is_private })
@@ -97,10 +99,11 @@ struct Open {
 }
 
 impl Crossings {
-    /// For the rooms of a node.
+    /// For the rooms of a tenant on this node.
     #[must_use]
     pub fn new(
         cluster: &Cluster,
+        tenant: TenantName,
         rooms: Arc<Rooms>,
         rates: Arc<Rates>,
         metrics: Metrics,
@@ -111,6 +114,7 @@ impl Crossings {
             keep,
             ear: Arc::new(Ear {
                 node: cluster.node(),
+                tenant,
                 rooms,
                 rates,
                 metrics,
@@ -122,7 +126,7 @@ impl Crossings {
 
     /// Hears a room, which somebody has entered, from other nodes for as long as the returned value lives.
     pub fn enter(self: &Arc<Self>, room: Room<'_>) -> Crossing {
-        let name: Arc<str> = name(room).into();
+        let name: Arc<str> = name(&self.ear.tenant, room).into();
         let mut open = self.open.entry(Arc::clone(&name)).or_insert(Open {
             subscription: None,
             members: 0,
@@ -142,7 +146,7 @@ impl Crossings {
     /// The number of the last cast of a room that is kept for all nodes. To be asked before the room is entered. None if it
     /// cannot be known now.
     pub async fn last_kept(&self, room: Room<'_>) -> Option<u64> {
-        match self.recent(&name(room), None).await {
+        match self.recent(&name(&self.ear.tenant, room), None).await {
             Ok(recent) => Some(recent.last),
             Err(error) => {
                 tracing::debug!(%error, topic = room.topic, "it is not known what is kept of a room");
@@ -161,7 +165,7 @@ impl Crossings {
         after: u64,
         tell: impl FnOnce(&RecentCasts<'_>) -> Told,
     ) -> Result<Told, ClusterError> {
-        let recent = self.recent(&name(room), Some(after)).await?;
+        let recent = self.recent(&name(&self.ear.tenant, room), Some(after)).await?;
         let casts = recent.kept.iter().map(|kept| {
             let (stamp, message) = unpack_cast(&kept.payload).ok()?;
             Some(KeptCast {
@@ -201,7 +205,7 @@ impl Crossings {
         message: &Message<'_>,
         stamp: Option<Stamp<'_>>,
     ) -> Result<(), PublishError> {
-        self.publish_as(&name(room), message, stamp)
+        self.publish_as(&name(&self.ear.tenant, room), message, stamp)
     }
 
     fn publish_as(
@@ -362,6 +366,7 @@ impl Drop for Crossing {
 /// Casts what other nodes publish.
 struct Ear {
     node: NodeId,
+    tenant: TenantName,
     rooms: Arc<Rooms>,
     rates: Arc<Rates>,
     metrics: Metrics,
@@ -369,7 +374,7 @@ struct Ear {
 
 impl Ear {
     fn cast(&self, received: Received<'_>) -> Result<usize, String> {
-        let room = room(received.topic).ok_or("it is for no room")?;
+        let room = room(&self.tenant, received.topic).ok_or("it is for no room")?;
         if let Some(number) = received.number.filter(|_| received.origin == self.node) {
             self.rooms.note_kept(room, number);
             return Ok(0);
@@ -447,6 +452,10 @@ mod tests {
 
     impl Node {
         fn on(hub: &Hub) -> Self {
+            Self::of(TenantName::ONE, hub)
+        }
+
+        fn of(tenant: TenantName, hub: &Hub) -> Self {
             let cluster = Cluster::in_memory(hub, Vitality::default());
             let rooms = Arc::<Rooms>::default();
             let rates = Arc::new(Rates::new(
@@ -455,9 +464,10 @@ mod tests {
             Self {
                 crossings: Arc::new(Crossings::new(
                     &cluster,
+                    tenant,
                     Arc::clone(&rooms),
                     rates,
-                    Metrics::new(),
+                    Metrics::new(None),
                     None,
                 )),
                 cluster,
@@ -552,12 +562,29 @@ mod tests {
         assert!(!heard.is_empty(), "nothing was heard at all");
     }
 
+    #[tokio::test]
+    async fn a_room_of_the_same_name_of_another_tenant_hears_nothing() {
+        let hub = Hub::default();
+        let of = |id: &str| Node::of(TenantName::of(id), &hub);
+        let (here, there, elsewhere) = (of("a"), of("a"), of("b"));
+        let (_first, there_inbox) = there.member(Version::V2);
+        let (_second, elsewhere_inbox) = elsewhere.member(Version::V2);
+        let _heard = (there.crossings.enter(ROOM), elsewhere.crossings.enter(ROOM));
+        here.crossings
+            .publish(ROOM, &Message::Verbatim { payload: "{}" }, None)
+            .unwrap();
+        assert_eq!(there_inbox.0.lock().unwrap().len(), 1);
+        assert_eq!(elsewhere_inbox.0.lock().unwrap().len(), 0);
+    }
+
     #[test]
     fn a_room_has_a_name_of_its_own() {
-        for (topic, is_private) in [("a", false), ("a", true), ("private:a", false), ("", true)] {
-            let given = Room { topic, is_private };
-            assert_eq!(room(&name(given)), Some(given));
+        for tenant in [TenantName::ONE, TenantName::of("a")] {
+            for (topic, is_private) in [("a", false), ("a", true), ("private:a", false), ("", true)] {
+                let given = Room { topic, is_private };
+                assert_eq!(room(&tenant, &name(&tenant, given)), Some(given));
+            }
+            assert_eq!(room(&tenant, "~counts"), None);
         }
-        assert_eq!(room("~counts"), None);
     }
 }

@@ -6,13 +6,16 @@ use std::time::Duration;
 
 use sqlx::ConnectOptions;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use walcast_changes::{Changes, Meter};
 use walcast_messages::{Archive, ArchiveOptions, Authorizer, Upkeep, UpkeepOptions};
-use walcast_replication::{StreamOptions, TablePublication};
+use walcast_replication::{Slot, StreamOptions, TablePublication};
 
 use crate::config::DatabaseConfig;
 use crate::database_broadcast::DatabaseBroadcast;
+use crate::migrate::DatabaseNotReady;
+use crate::nodes::TenantName;
 use crate::shutdown::within;
 use crate::tenant::Tenant;
 use crate::{migrate, nodes};
@@ -23,11 +26,21 @@ const APPLICATION_NAME: &str = "walcast";
 /// What the reference calls the publication of `realtime.messages` (`database.md 1.8`).
 pub(crate) const MESSAGES_PUBLICATION: &str = "supabase_realtime_messages_publication";
 
+/// What Postgres keeps of a name.
+const LONGEST_NAME: usize = 63;
+
+/// Room in it for what makes the name of a temporary slot unique.
+const LONGEST_SLOT_PREFIX: usize = 40;
+
 /// A query waits this long for a connection of the pool.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Pause between attempts to prepare the database: doubles from the first to the last.
-const PREPARE_RETRY: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// A database that takes longer to be prepared is tried again. Longer than a migration takes, and another process' turn.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long one attempt keeps others from beginning. One that takes longer waits for its database, which costs nothing
+/// here.
+const TURN: Duration = Duration::from_secs(1);
 
 /// Longest wait for the partitions of messages at start. Only private channels and messages need them.
 const FIRST_UPKEEP: Duration = Duration::from_secs(5);
@@ -54,7 +67,7 @@ pub(crate) struct Prepared {
 }
 
 /// The ways to a tenant's database. Nothing is connected before it is needed.
-pub struct DatabaseSide {
+pub(crate) struct DatabaseSide {
     config: DatabaseConfig,
     replication: walcast_replication::Config,
     pool: PgPool,
@@ -65,13 +78,17 @@ impl DatabaseSide {
     ///
     /// # Errors
     /// One of the drivers cannot use it.
-    pub fn new(config: &DatabaseConfig) -> Result<Self, UnusableUrl> {
+    pub(crate) fn new(config: &DatabaseConfig, tenant: &TenantName) -> Result<Self, UnusableUrl> {
         let url = config.url.expose();
-        let replication = walcast_replication::Config::from_url(url)
+        let mut replication = walcast_replication::Config::from_url(url)
             .map_err(|error| UnusableUrl::ForReplication(error.to_string()))?;
+        let application_name = tenant.in_postgres(APPLICATION_NAME, LONGEST_NAME);
+        if tenant.external_id().is_some() {
+            replication.application_name.clone_from(&application_name);
+        }
         let options = PgConnectOptions::from_str(url)
             .map_err(UnusableUrl::ForQueries)?
-            .application_name(APPLICATION_NAME)
+            .application_name(&application_name)
             .log_statements(log::LevelFilter::Trace);
         let pool = PgPoolOptions::new()
             .min_connections(0)
@@ -90,24 +107,37 @@ impl DatabaseSide {
         self.pool.close().await;
     }
 
-    /// Prepares the database, however long that takes, and then starts what works on it, until the token is cancelled.
-    pub(crate) async fn prepare(&self, tenant: &Arc<Tenant>, stop: CancellationToken) -> Prepared {
-        let (mut pause, longest_pause) = PREPARE_RETRY;
-        let mut said = String::new();
-        while let Err(error) = migrate::migrate_at(self.config.url.expose()).await {
-            let message = error.to_string();
-            // Once a cause, not once an attempt.
-            if message != said {
-                tracing::error!(
-                    code = "UnableToConnectToProject",
-                    cause = message,
-                    "no changes yet; trying again"
-                );
-                said = message;
-            }
-            tokio::time::sleep(pause).await;
-            pause = (pause * 2).min(longest_pause);
+    /// Ends what works on the database, within a time for each part; what is left then goes with its connections.
+    pub(crate) async fn end(&self, changes: &Changes, limit: Duration) {
+        if within(limit, changes.stopped()).await.is_none() {
+            tracing::warn!(
+                "the replication stream did not end in time; its temporary slot goes with its connection"
+            );
         }
+        if within(limit, self.close()).await.is_none() {
+            tracing::warn!("queries did not end in time and are dropped");
+        }
+    }
+
+    /// Brings the database to the version this binary needs: one attempt, which begins when others have had their turn.
+    ///
+    /// # Errors
+    /// As [`migrate::migrate_at`], and no answer in time.
+    pub(crate) async fn prepare(&self, turns: &Semaphore) -> Result<(), DatabaseNotReady> {
+        // Closed by nobody.
+        let turn = turns.acquire().await;
+        let mut attempt = std::pin::pin!(migrate::migrate_at(self.config.url.expose()));
+        if let Some(done) = within(TURN, attempt.as_mut()).await {
+            return done;
+        }
+        drop(turn);
+        within(ATTEMPT_LIMIT, attempt)
+            .await
+            .unwrap_or(Err(DatabaseNotReady::Silent(ATTEMPT_LIMIT.as_secs())))
+    }
+
+    /// Starts what works on a prepared database, until the token is cancelled.
+    pub(crate) async fn work(&self, tenant: &Arc<Tenant>, stop: CancellationToken) -> Prepared {
         let connections = self.config.pool_size;
         tracing::info!(
             connections,
@@ -137,7 +167,8 @@ impl DatabaseSide {
     }
 
     fn options(&self, tenant: &Arc<Tenant>) -> walcast_changes::Options {
-        let settings = &tenant.settings().changes;
+        let settings = tenant.settings_kept();
+        let settings = &settings.changes;
         walcast_changes::Options {
             publication: settings.publication.clone(),
             create_publication: settings.create_publication,
@@ -158,10 +189,17 @@ impl DatabaseSide {
                     schema: "realtime".to_owned(),
                     table: "messages".to_owned(),
                 }],
-                slot: settings.slot.clone(),
+                slot: match &settings.slot {
+                    Slot::Temporary => Slot::Temporary,
+                    Slot::Permanent { name, resumes } => Slot::Permanent {
+                        name: tenant.name.in_postgres(name, LONGEST_NAME),
+                        resumes: *resumes,
+                    },
+                },
+                slot_prefix: tenant.name.in_postgres(APPLICATION_NAME, LONGEST_SLOT_PREFIX),
                 ..StreamOptions::default()
             },
-            cluster: nodes::sharing(&tenant.cluster, &tenant.config.cluster),
+            cluster: nodes::sharing(&tenant.cluster, &tenant.config.cluster, &tenant.name),
             ..walcast_changes::Options::default()
         }
     }

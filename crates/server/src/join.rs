@@ -23,7 +23,7 @@ use crate::private::{self, Private};
 use crate::relay::Relay;
 use crate::shutdown::within;
 use crate::subscribe::{Unfulfilled, Wish, subscribe};
-use crate::tenant::Tenant;
+use crate::tenant::{Standing, Tenant};
 use crate::token::{Grant, NotOpened, TokenError, now_s};
 
 /// What a join needs to know.
@@ -81,6 +81,8 @@ pub struct Refused {
 
 /// A join with presence waits this long for those who are present on other nodes. Then they are told in a diff.
 const FIRST_SIGHT: Duration = Duration::from_secs(2);
+
+const NO_TENANT: End = End::new(close_code::GOING_AWAY, "the tenant does not exist any more");
 
 const TOO_MANY_JOINS: End = End::new(
     close_code::GOING_AWAY,
@@ -223,7 +225,7 @@ impl Attempt {
         })
     }
 
-    /// Steps 0 and 1.
+    /// Steps 0 to 2.
     fn check_name(&self) -> Result<(), Refused> {
         if self.sub_topic().is_empty() {
             return Err(Refused::new(
@@ -239,7 +241,22 @@ impl Attempt {
                 "the client joins again by itself",
             ));
         }
-        Ok(())
+        match self.tenant.standing() {
+            Standing::Open => Ok(()),
+            Standing::Gone => Err(Refused {
+                end: Some(NO_TENANT),
+                ..Refused::new(
+                    ErrorCode::TenantNotFound,
+                    "Tenant with the given ID does not exist",
+                    "the tenant was deleted; connect by the name of another",
+                )
+            }),
+            Standing::Suspended => Err(Refused::new(
+                ErrorCode::RealtimeDisabledForTenant,
+                "Realtime disabled for this tenant",
+                "set suspend to false with PUT /api/tenants/…",
+            )),
+        }
     }
 
     /// Steps 3 to 6.

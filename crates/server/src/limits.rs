@@ -8,6 +8,7 @@ use walcast_broadcast::Rooms;
 use walcast_changes::Meter;
 use walcast_cluster::Counts;
 
+use crate::nodes::TenantName;
 use crate::rate::{Rate, Turn};
 use crate::setting::{ConfigError, boolean, duration, limit, number};
 
@@ -132,6 +133,17 @@ pub struct PresenceCalls {
 /// What a payload may have beyond the configured size (`protocol.md 5.5`).
 const PAYLOAD_TOLERANCE_BYTES: usize = 500;
 
+impl PresenceCalls {
+    /// The time in which calls are counted where nobody says another.
+    pub const USUAL_WINDOW: Duration = Duration::from_secs(30);
+}
+
+/// A configured size in units of 1000 bytes, with the tolerance that goes with it.
+#[must_use]
+pub fn payload_bytes(kb: usize) -> usize {
+    kb.saturating_mul(1000).saturating_add(PAYLOAD_TOLERANCE_BYTES)
+}
+
 impl Limits {
     /// Judges the settings.
     ///
@@ -144,7 +156,7 @@ impl Limits {
             channels_per_client: limit("TENANT_MAX_CHANNELS_PER_CLIENT", &options.max_channels_per_client)?,
             joins_per_second: limit("TENANT_MAX_JOINS_PER_SECOND", &options.max_joins_per_second)?,
             events_per_second: limit("TENANT_MAX_EVENTS_PER_SECOND", &options.max_events_per_second)?,
-            max_payload_bytes: payload_kb * 1000 + PAYLOAD_TOLERANCE_BYTES,
+            max_payload_bytes: payload_bytes(payload_kb),
             presence_events_per_second: limit(
                 "WALCAST_MAX_PRESENCE_EVENTS_PER_SECOND",
                 &options.max_presence_events_per_second,
@@ -208,6 +220,20 @@ impl Rates {
         }
     }
 
+    /// Takes other limits. What they concern is counted anew (`database.md 8.4`).
+    pub fn set_limits(&self, limits: &Limits, rooms: &Rooms) {
+        for (rate, limit) in [
+            (&self.events, limits.events_per_second),
+            (&self.joins, limits.joins_per_second),
+            (&self.requests, limits.events_per_second),
+            (&self.changes, limits.events_per_second),
+            (&self.presence, limits.presence_events_per_second),
+        ] {
+            rate.set_limit(limit);
+        }
+        rooms.set_over_limit(self.events.is_exceeded());
+    }
+
     /// Ends a bucket of each, and says which limits bite now and which no longer do.
     pub fn tick(&self, rooms: &Rooms) {
         for counted in self.all() {
@@ -217,12 +243,20 @@ impl Rates {
     }
 
     /// Tells the other nodes what is counted here, and judges again with what they have told.
-    pub fn share(&self, counts: &Counts, rooms: &Rooms) {
+    pub fn share(&self, counts: &Counts, tenant: &TenantName, rooms: &Rooms) {
         for counted in self.all() {
-            counts.set(counted.name, counted.rate.own_thousandths());
-            counted.report(counted.rate.judge_with(counts.elsewhere(counted.name)));
+            let name = tenant.scoped(counted.name);
+            counts.set(&name, counted.rate.own_thousandths());
+            counted.report(counted.rate.judge_with(counts.elsewhere(&name)));
         }
         rooms.set_over_limit(self.events.is_exceeded());
+    }
+
+    /// Tells the other nodes of nothing any more.
+    pub fn withdraw(&self, counts: &Counts, tenant: &TenantName) {
+        for counted in self.all() {
+            counts.set(&tenant.scoped(counted.name), 0);
+        }
     }
 
     fn all(&self) -> [Counted<'_>; 5] {

@@ -2,19 +2,21 @@
 //!
 //! What other parts count themselves (the replication stream in its `Stats`) is copied in when somebody asks.
 
-use std::sync::Once;
-use std::sync::OnceLock;
-use std::sync::atomic::Ordering;
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Once, OnceLock, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, Label, counter, gauge, histogram};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::runtime::Handle;
+use walcast_changes::Changes;
 use walcast_cluster::Bus;
 
 use crate::figures::{self, BUCKETS_S};
 use crate::http::Readiness;
 use crate::sockets::Queued;
+use crate::tenant::Tenant;
 
 /// Why figures cannot be collected.
 #[derive(Debug, thiserror::Error)]
@@ -78,31 +80,69 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Looks the handles up; after [`recorder`], or they count nothing.
-    pub fn new() -> Self {
+    /// Looks the handles up; after [`recorder`], or they count nothing. Figures of one tenant among several carry its
+    /// name as the label `tenant`.
+    pub fn new(tenant: Option<&str>) -> Self {
+        let labels = tenant_labels(tenant);
+        let mut ok = labels.clone();
+        ok.push(Label::from_static_parts("code", "ok"));
         Self {
-            sockets: gauge!("walcast_sockets"),
-            event_streams: gauge!("walcast_event_streams"),
-            channels: gauge!("walcast_channels"),
-            joins_ok: counter!("walcast_joins_total", "code" => "ok"),
-            frames_received: counter!("walcast_frames_received_total"),
-            bytes_received: counter!("walcast_socket_received_bytes_total"),
-            frames_sent: counter!("walcast_frames_sent_total"),
-            bytes_sent: counter!("walcast_socket_sent_bytes_total"),
-            slow_readers: counter!("walcast_slow_reader_closes_total"),
+            sockets: gauge!("walcast_sockets", labels.iter()),
+            event_streams: gauge!("walcast_event_streams", labels.iter()),
+            channels: gauge!("walcast_channels", labels.iter()),
+            joins_ok: counter!("walcast_joins_total", ok.iter()),
+            frames_received: counter!("walcast_frames_received_total", labels.iter()),
+            bytes_received: counter!("walcast_socket_received_bytes_total", labels.iter()),
+            frames_sent: counter!("walcast_frames_sent_total", labels.iter()),
+            bytes_sent: counter!("walcast_socket_sent_bytes_total", labels.iter()),
+            slow_readers: counter!("walcast_slow_reader_closes_total", labels.iter()),
+            // Of all tenants together: each would be a series for every bucket.
             join_seconds: histogram!("walcast_join_seconds"),
             change_delivery_seconds: histogram!("walcast_change_delivery_seconds"),
-            broadcasts_received: counter!("walcast_broadcasts_received_total"),
-            broadcasts_sent: counter!("walcast_broadcasts_sent_total"),
-            presences: gauge!("walcast_presences"),
-            presence_diffs_sent: counter!("walcast_presence_diffs_sent_total"),
+            broadcasts_received: counter!("walcast_broadcasts_received_total", labels.iter()),
+            broadcasts_sent: counter!("walcast_broadcasts_sent_total", labels.iter()),
+            presences: gauge!("walcast_presences", labels.iter()),
+            presence_diffs_sent: counter!("walcast_presence_diffs_sent_total", labels.iter()),
         }
     }
 }
 
-impl Default for Metrics {
-    fn default() -> Self {
-        Self::new()
+/// Tenants with figures of their own, at most. Those of all later ones are one.
+const LABELLED_TENANTS: usize = 1_000;
+
+/// The labels of figures of a tenant; none if it is the only one.
+fn tenant_labels(tenant: Option<&str>) -> Vec<Label> {
+    static LABELLED: Mutex<BTreeSet<Box<str>>> = Mutex::new(BTreeSet::new());
+    let Some(tenant) = tenant else { return Vec::new() };
+    let mut labelled = LABELLED.lock().unwrap_or_else(PoisonError::into_inner);
+    if labelled.contains(tenant) || labelled.len() < LABELLED_TENANTS {
+        labelled.insert(tenant.into());
+        vec![Label::new("tenant", tenant.to_owned())]
+    } else {
+        vec![Label::from_static_parts("tenant", "(others)")]
+    }
+}
+
+/// What the streams of changes of a tenant have counted, one after another.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StreamTotals {
+    changes_decoded: u64,
+    changes_skipped: u64,
+    bytes_read: u64,
+    reconnects: u64,
+}
+
+impl StreamTotals {
+    /// With those of one more.
+    #[must_use]
+    pub fn with(self, stats: &walcast_replication::Stats) -> Self {
+        let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Self {
+            changes_decoded: self.changes_decoded + count(&stats.changes_decoded),
+            changes_skipped: self.changes_skipped + count(&stats.changes_skipped),
+            bytes_read: self.bytes_read + count(&stats.bytes_read),
+            reconnects: self.reconnects + count(&stats.reconnects),
+        }
     }
 }
 
@@ -209,23 +249,33 @@ pub fn observe_broadcast_window(kept: impl Iterator<Item = (usize, usize)>) {
     let (bytes, messages) = kept.fold((0, 0), |sum, kept| (sum.0 + kept.0, sum.1 + kept.1));
     // Far below what a double loses.
     #[allow(clippy::cast_precision_loss)]
-    let set = |name: &'static str, value: usize| gauge!(name).set(value as f64);
-    set("walcast_broadcast_window_bytes", bytes);
-    set("walcast_broadcast_window_messages", messages);
+    let (bytes, messages) = (bytes as f64, messages as f64);
+    gauge!("walcast_broadcast_window_bytes").set(bytes);
+    gauge!("walcast_broadcast_window_messages").set(messages);
 }
 
-/// Copies the figures of the replication stream into the recorder.
-pub fn observe_replication(stats: &walcast_replication::Stats) {
-    counter!("walcast_changes_decoded_total").absolute(stats.changes_decoded.load(Ordering::Relaxed));
-    counter!("walcast_changes_skipped_total").absolute(stats.changes_skipped.load(Ordering::Relaxed));
-    counter!("walcast_replication_received_bytes_total").absolute(stats.bytes_read.load(Ordering::Relaxed));
-    counter!("walcast_replication_reconnects_total").absolute(stats.reconnects.load(Ordering::Relaxed));
+/// Copies the figures of a tenant's replication stream into the recorder.
+pub fn observe_replication(tenant: &Tenant) {
+    let labels = tenant_labels(tenant.name.external_id());
+    let totals = tenant.stream_totals();
+    counter!("walcast_changes_decoded_total", labels.iter()).absolute(totals.changes_decoded);
+    counter!("walcast_changes_skipped_total", labels.iter()).absolute(totals.changes_skipped);
+    counter!("walcast_replication_received_bytes_total", labels.iter()).absolute(totals.bytes_read);
+    counter!("walcast_replication_reconnects_total", labels.iter()).absolute(totals.reconnects);
+    let changes = tenant.changes();
+    let stats = changes
+        .as_ref()
+        .map_or_else(Arc::default, Changes::replication_stats);
     // A gauge is a double by the exporter's definition; exact up to 2^53.
     #[allow(clippy::cast_precision_loss)]
     {
-        gauge!("walcast_wal_lag_bytes").set(stats.lag_bytes() as f64);
-        gauge!("walcast_replication_queue_changes").set(stats.queue_changes.load(Ordering::Relaxed) as f64);
-        gauge!("walcast_replication_queue_bytes").set(stats.queue_bytes.load(Ordering::Relaxed) as f64);
+        let queued = |count: &AtomicU64| count.load(Ordering::Relaxed) as f64;
+        gauge!("walcast_wal_lag_bytes", labels.iter()).set(stats.lag_bytes() as f64);
+        gauge!("walcast_replication_queue_changes", labels.iter()).set(queued(&stats.queue_changes));
+        gauge!("walcast_replication_queue_bytes", labels.iter()).set(queued(&stats.queue_bytes));
+    }
+    if let Some(figures) = changes.and_then(|changes| changes.sharing_figures()) {
+        observe_sharing(&figures, &labels);
     }
 }
 
@@ -244,13 +294,13 @@ pub fn observe_nodes(bus: &dyn Bus) {
 }
 
 /// Refreshes the figures of the slot that nodes share.
-pub fn observe_sharing(figures: &walcast_changes::SharingFigures) {
-    gauge!("walcast_slot_holder").set(f64::from(u8::from(figures.is_holder())));
-    gauge!("walcast_slot_apart").set(f64::from(u8::from(figures.is_apart())));
+fn observe_sharing(figures: &walcast_changes::SharingFigures, labels: &[Label]) {
+    gauge!("walcast_slot_holder", labels.iter()).set(f64::from(u8::from(figures.is_holder())));
+    gauge!("walcast_slot_apart", labels.iter()).set(f64::from(u8::from(figures.is_apart())));
     if let Some(lag) = figures.lag() {
-        gauge!("walcast_slot_lag_seconds").set(lag.as_secs_f64());
+        gauge!("walcast_slot_lag_seconds", labels.iter()).set(lag.as_secs_f64());
     }
     let (parcels, bytes) = figures.appended();
-    counter!("walcast_slot_parcels_total").absolute(parcels);
-    counter!("walcast_slot_parcel_bytes_total").absolute(bytes);
+    counter!("walcast_slot_parcels_total", labels.iter()).absolute(parcels);
+    counter!("walcast_slot_parcel_bytes_total", labels.iter()).absolute(bytes);
 }

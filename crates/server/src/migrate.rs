@@ -12,6 +12,11 @@ pub enum DatabaseNotReady {
     /// It cannot be reached, or does not let the role in.
     #[error("the database cannot be reached: {0}; check DB_HOST, DB_PORT, DB_USER, DB_PASSWORD and DB_NAME")]
     Unreachable(#[source] sqlx::Error),
+    /// It was reached, or not even that, and says nothing.
+    #[error(
+        "the database has not answered within {0} s; see whether it hangs, and whether a firewall drops packets"
+    )]
+    Silent(u64),
     /// The role lacks a right.
     #[error("the role {role} may not prepare the database ({message}); run as its owner: {grant}")]
     NotAllowed {

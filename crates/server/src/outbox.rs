@@ -83,9 +83,23 @@ struct Queue {
     last_gate: u32,
     /// Gates whose channels are to be closed.
     over_limit: Vec<u32>,
+    /// What the tenant wants of its sockets.
+    order: Option<Order>,
     end: Option<End>,
     waker: Option<Waker>,
 }
+
+/// What a tenant wants of each of its sockets. The later, the more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Order {
+    /// What its channels had subscribed to is gone: they are to subscribe again.
+    Resubscribe,
+    /// To tell its channels so and to end (`protocol.md 1.6`).
+    Disconnect,
+}
+
+/// The end of a socket that was ordered to disconnect.
+pub const DISCONNECTED: End = End::new(close_code::RESTART, "Server requested disconnect");
 
 /// What the socket's task finds in its queue.
 #[derive(Debug, PartialEq, Eq)]
@@ -95,6 +109,8 @@ pub enum Taken {
     /// All frames were taken before; the channels behind these gates shall be closed, for they got more messages than
     /// are allowed.
     OverLimit(Vec<u32>),
+    /// All frames were taken before; the tenant wants this.
+    Order(Order),
     /// All frames were taken before; the socket shall end.
     End(End),
 }
@@ -136,6 +152,16 @@ impl Outbox {
         }
     }
 
+    /// Tells the socket what its tenant wants, after what is queued now.
+    pub fn order(&self, order: Order) {
+        let mut queue = self.lock();
+        queue.order = queue.order.max(Some(order));
+        if let Some(waker) = queue.waker.take() {
+            drop(queue);
+            waker.wake();
+        }
+    }
+
     /// A gate for a new channel, closed until [`Gate::open`].
     pub fn gate(self: &Arc<Self>) -> Arc<Gate> {
         let mut queue = self.lock();
@@ -167,6 +193,11 @@ impl Outbox {
         if !queue.over_limit.is_empty() {
             return Poll::Ready(Taken::OverLimit(std::mem::take(&mut queue.over_limit)));
         }
+        if queue.end.is_none()
+            && let Some(order) = queue.order.take()
+        {
+            return Poll::Ready(Taken::Order(order));
+        }
         if let Some(end) = &queue.end {
             return Poll::Ready(Taken::End(end.clone()));
         }
@@ -179,6 +210,10 @@ impl Outbox {
         let mut queue = self.lock();
         match &queue.end {
             Some(end) if queue.frames.is_empty() => Poll::Ready(end.clone()),
+            // Whoever looks here takes no frame, so there is nobody to tell.
+            None if queue.order == Some(Order::Disconnect) && queue.frames.is_empty() => {
+                Poll::Ready(DISCONNECTED)
+            }
             _ => {
                 queue.wait(context);
                 Poll::Pending

@@ -25,11 +25,17 @@ pub(crate) fn retry_after(response: &mut Response) {
     }
 }
 
+/// Above what can be counted.
+const NO_LIMIT: u64 = u64::MAX;
+
+fn stored(limit: Option<usize>) -> u64 {
+    limit.map_or(NO_LIMIT, |limit| limit as u64)
+}
+
 /// Something that is counted, and perhaps limited.
-#[derive(Default)]
 pub struct Rate {
-    /// Average a second at which it counts as exceeded.
-    limit: Option<u64>,
+    /// Average a second at which it counts as exceeded; [`NO_LIMIT`] is none.
+    limit: AtomicU64,
     current: AtomicU64,
     past: Mutex<Past>,
     exceeded: AtomicBool,
@@ -61,9 +67,25 @@ impl Rate {
     #[must_use]
     pub fn new(limit: Option<usize>) -> Self {
         Self {
-            limit: limit.map(|limit| limit as u64),
-            ..Self::default()
+            limit: AtomicU64::new(stored(limit)),
+            current: AtomicU64::default(),
+            past: Mutex::default(),
+            exceeded: AtomicBool::default(),
+            own: AtomicU64::default(),
+            elsewhere: AtomicU64::default(),
         }
+    }
+
+    /// Takes another limit. If it is one, the count begins anew (`database.md 8.4`).
+    pub fn set_limit(&self, limit: Option<usize>) {
+        if self.limit.swap(stored(limit), Ordering::Relaxed) == stored(limit) {
+            return;
+        }
+        let mut past = self.past.lock().unwrap_or_else(PoisonError::into_inner);
+        *past = Past::default();
+        self.current.store(0, Ordering::Relaxed);
+        self.own.store(0, Ordering::Relaxed);
+        self.exceeded.store(false, Ordering::Relaxed);
     }
 
     /// Counts some events.
@@ -95,7 +117,7 @@ impl Rate {
     /// Whether a limit stands, and this many events more would pass it.
     #[must_use]
     pub fn would_exceed(&self, more: usize) -> bool {
-        let Some(limit) = self.limit else { return false };
+        let Some(limit) = self.limit() else { return false };
         self.thousandths()
             .saturating_add((more as u64).saturating_mul(1000))
             > limit.saturating_mul(1000)
@@ -115,7 +137,7 @@ impl Rate {
     /// The limit.
     #[must_use]
     pub fn limit(&self) -> Option<u64> {
-        self.limit
+        Some(self.limit.load(Ordering::Relaxed)).filter(|limit| *limit != NO_LIMIT)
     }
 
     /// Ends a bucket.
@@ -146,7 +168,7 @@ impl Rate {
 
     fn judge(&self) -> Turn {
         let exceeded = self
-            .limit
+            .limit()
             .is_some_and(|limit| self.thousandths() >= limit.saturating_mul(1000));
         match (self.exceeded.swap(exceeded, Ordering::Relaxed), exceeded) {
             (false, true) => Turn::Exceeded,
@@ -200,7 +222,7 @@ mod tests {
 
     #[test]
     fn without_a_limit_nothing_is_exceeded() {
-        let rate = Rate::default();
+        let rate = Rate::new(None);
         rate.count(1_000_000);
         assert_eq!(rate.tick(), Turn::None);
         assert!(!rate.would_exceed(1_000_000));
@@ -213,6 +235,23 @@ mod tests {
         rate.tick();
         assert!(!rate.would_exceed(5));
         assert!(rate.would_exceed(6));
+    }
+
+    #[test]
+    fn with_another_limit_the_count_begins_anew() {
+        let rate = Rate::new(Some(10));
+        rate.count(1000);
+        assert_eq!(rate.tick(), Turn::Exceeded);
+        rate.set_limit(Some(10));
+        assert!(rate.is_exceeded(), "the limit is the same");
+        rate.set_limit(Some(20));
+        assert!(!rate.is_exceeded());
+        assert_eq!((rate.average_floor(), rate.limit()), (0, Some(20)));
+        rate.count(99);
+        assert_eq!(rate.tick(), Turn::None);
+        rate.set_limit(None);
+        rate.count(1_000_000);
+        assert_eq!((rate.tick(), rate.limit()), (Turn::None, None));
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Socket {
 fn wait(tenant: Arc<Tenant>, topic: Arc<str>, generation: u64) -> BoxFuture<'static, Done> {
     Box::pin(async move {
         let streaming = Box::pin(tenant.streaming());
-        let is_streaming = within(PATIENCE, streaming).await.unwrap_or(false);
+        let is_streaming = within(PATIENCE, streaming).await.is_some();
         Done::ReplicationReady {
             topic,
             generation,

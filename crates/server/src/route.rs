@@ -225,7 +225,7 @@ impl Socket {
         let (abort, registration) = AbortHandle::new_pair();
         let span = tracing::info_span!(
             "join",
-            tenant = self.tenant.config.tenant_name,
+            tenant = self.tenant.label(),
             topic = &*topic,
             socket = self.registration.number(),
             code = tracing::field::Empty
@@ -365,6 +365,7 @@ impl Socket {
         );
         if let Some(casting) = casting {
             self.announce_casting(topic, generation, &casting);
+            self.forsake(topic, generation);
         }
         if awaits_replication {
             self.await_replication(topic, generation);

@@ -29,17 +29,15 @@ pub async fn metrics(State(server): State<Arc<Server>>, headers: HeaderMap) -> R
         return refusal.into_response();
     }
     metrics::observe_process(server.admission.open());
-    if let Some(changes) = server.tenants.one().changes() {
-        metrics::observe_replication(&changes.replication_stats());
-        if let Some(figures) = changes.sharing_figures() {
-            metrics::observe_sharing(&figures);
-        }
+    let living = server.tenants.living();
+    for tenant in &living {
+        metrics::observe_replication(tenant);
     }
     if server.config.cluster.redis.is_some() {
         metrics::observe_nodes(&**server.cluster.bus());
     }
     metrics::observe_readiness(server.readiness());
-    let queued = server.tenants.all().map(|tenant| tenant.sockets.queued());
+    let queued = living.iter().map(|tenant| tenant.sockets.queued());
     metrics::observe_queues(queued.fold(Queued::default(), Queued::and));
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
     let figures = [server.recorder.render(), process_figures::render()].concat();

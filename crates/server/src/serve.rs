@@ -16,10 +16,12 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::database_side::DatabaseSide;
 pub use crate::database_side::UnusableUrl;
+use crate::directory::Directory;
 use crate::http::{self, Readiness};
-use crate::metrics::{self, Metrics, RecorderTaken};
+use crate::metrics::{self, RecorderTaken};
+use crate::nodes::TenantName;
 use crate::rate;
-use crate::shutdown::{drain, within};
+use crate::shutdown::within;
 use crate::tenant::{Ground, Tenant};
 use crate::tenants::Tenants;
 use crate::{accept, nodes, open_files};
@@ -60,8 +62,6 @@ pub struct Server {
     pub tenants: Tenants,
     /// Where tenants are recorded, if there are several.
     pub control: Option<Control>,
-    /// Counters.
-    pub metrics: Metrics,
     /// Renders the counters.
     pub recorder: &'static PrometheusHandle,
 }
@@ -69,7 +69,10 @@ pub struct Server {
 impl Server {
     /// Where the server is in its life.
     pub fn readiness(&self) -> Readiness {
-        let tenant = self.tenants.one();
+        let tenant = match &self.tenants {
+            Tenants::Several(directory) => return self.readiness_of(directory),
+            Tenants::One(tenant) => tenant,
+        };
         if tenant.sockets.is_draining() {
             return Readiness::Draining;
         }
@@ -79,6 +82,19 @@ impl Server {
             Some(Status::Streaming) if !self.cluster.bus().is_connected() => Readiness::Degraded,
             Some(Status::Streaming) => Readiness::Ready,
             Some(Status::Lost | Status::Stopped) => Readiness::Degraded,
+        }
+    }
+
+    /// With several tenants, no single one's database decides.
+    fn readiness_of(&self, directory: &Directory) -> Readiness {
+        if directory.is_draining() {
+            Readiness::Draining
+        } else if !directory.is_ready() {
+            Readiness::Starting
+        } else if self.cluster.bus().is_connected() {
+            Readiness::Ready
+        } else {
+            Readiness::Degraded
         }
     }
 }
@@ -117,31 +133,34 @@ pub async fn run_with(
     extras: Extras,
     shutdown: CancellationToken,
 ) -> Result<(), ServeError> {
-    let database = DatabaseSide::new(&config.tenant.database)?;
+    // What no attempt could cure is said before the first one.
+    DatabaseSide::new(&config.tenant.database, &TenantName::ONE)?;
+    let control = config
+        .control
+        .as_ref()
+        .map(|config| Ok::<_, ControlError>((config.clone(), Control::new(config.options.clone())?)))
+        .transpose()?;
     for warning in config.tenant.verifier.warnings() {
         tracing::warn!(warning, "a key of API_JWT_JWKS is left out");
     }
     let recorder = metrics::recorder()?;
-    let metrics = Metrics::new();
     let cluster = Arc::new(nodes::join(&config.cluster).await?);
-    let records = config.control.as_ref();
-    let control = records
-        .map(|records| Control::new(records.options.clone()))
-        .transpose()?;
     let config = Arc::new(config);
-    let ground = Ground {
-        config: Arc::clone(&config),
-        cluster: Arc::clone(&cluster),
-        metrics: metrics.clone(),
+    let ground = Ground::new(Arc::clone(&config), Arc::clone(&cluster));
+    let tenants = match control.clone() {
+        Some((config, control)) => Tenants::Several(Arc::new(Directory::new(ground, config, control))),
+        None => Tenants::One(Arc::new(Tenant::new(
+            &ground,
+            TenantName::ONE,
+            config.tenant.clone(),
+        ))),
     };
-    let tenant = Arc::new(Tenant::new(ground, config.tenant.clone()));
     let server = Arc::new(Server {
         admission: Arc::new(Admission::new(&config.admission, open_files::limit())),
         config,
         cluster,
-        tenants: Tenants::of_one(Arc::clone(&tenant)),
-        control,
-        metrics,
+        tenants,
+        control: control.map(|(_, control)| control),
         recorder,
     });
     if let Ok(address) = listener.local_addr() {
@@ -151,11 +170,10 @@ pub async fn run_with(
     let stop = CancellationToken::new();
     // Whoever drops this future ends what it began.
     let _stopped = stop.clone().drop_guard();
-    if let (Some(records), Some(control)) = (server.config.control.clone(), server.control.clone()) {
-        let stopped = stop.clone();
-        tokio::spawn(async move { stopped.run_until_cancelled(records.prepare(&control)).await });
-    }
-    let living = tokio::spawn(Arc::clone(&tenant).live(database, stop.clone()));
+    let living = {
+        let (server, stop) = (Arc::clone(&server), stop.clone());
+        tokio::spawn(async move { server.tenants.live(&stop).await })
+    };
     let mut accept = std::pin::pin!(accept::serve(
         listener,
         http::router(Arc::clone(&server)).merge(extras.pages),
@@ -163,12 +181,11 @@ pub async fn run_with(
         server.config.admission.header_timeout,
         shutdown
     ));
-    if let Some(ready) = extras.ready {
-        let tenant = Arc::clone(&tenant);
+    if let (Some(ready), Tenants::One(tenant)) = (extras.ready, &server.tenants) {
+        let tenant = Arc::clone(tenant);
         tokio::spawn(async move {
-            if tenant.streaming().await {
-                let _ = ready.send(());
-            }
+            tenant.streaming().await;
+            let _ = ready.send(());
         });
     }
     // Histograms keep every sample until somebody scrapes, or this folds them.
@@ -181,15 +198,16 @@ pub async fn run_with(
             () = accept.as_mut() => break,
             _ = upkeep.tick() => {
                 recorder.run_upkeep();
-                metrics::observe_broadcast_window(server.tenants.all().map(|tenant| tenant.rooms.sweep()));
+                let living = server.tenants.living();
+                metrics::observe_broadcast_window(living.iter().map(|tenant| tenant.rooms.sweep()));
             }
-            _ = bucket.tick() => server.tenants.all().for_each(|tenant| tenant.rates.tick(&tenant.rooms)),
-            _ = sharing.tick(), if is_sharing => server.tenants.all().for_each(|tenant| tenant.share_counts()),
+            _ = bucket.tick() => server.tenants.living().iter().for_each(|tenant| tenant.rates.tick(&tenant.rooms)),
+            _ = sharing.tick(), if is_sharing => server.tenants.living().iter().for_each(|tenant| tenant.share_counts()),
         }
     }
 
     let limit = server.config.drain.timeout;
-    drain(&tenant.sockets, &server.config.drain).await;
+    server.tenants.drain(&server.config).await;
     // At once, rather than when the others find this node dead.
     if within(limit, server.cluster.presences().leave()).await.is_none() {
         tracing::info!("the presences of this node stay until the others find it gone");

@@ -11,7 +11,7 @@ use crate::token::{ClaimRules, KeySet, Keys, Verifier};
 /// The settings of a tenant.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The database.
+    /// The database. Without a URL where a record of the tenant does not say how it is reached.
     pub database: DatabaseConfig,
     /// What the change stream needs.
     pub changes: ChangesConfig,

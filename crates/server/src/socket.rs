@@ -20,7 +20,7 @@ use crate::channel::Credentials;
 use crate::connection::Connection;
 use crate::join::{Accepted, Refused};
 use crate::metrics;
-use crate::outbox::{Bounds, End, Outbox, Taken, close_code};
+use crate::outbox::{Bounds, End, Order, Outbox, Taken, close_code};
 use crate::route::{Done, Slot};
 use crate::shutdown::within;
 use crate::sockets::Registration;
@@ -82,6 +82,7 @@ impl Socket {
         };
         let outbox = Outbox::new(bounds);
         let registration = tenant.sockets.register(&outbox);
+        tenant.want_database();
         tenant.metrics.sockets.increment(1.0);
         let socket = Self::new(tenant, wire, request, outbox, registration);
         tracing::debug!(socket = socket.registration.number(), "socket opened");
@@ -270,6 +271,8 @@ impl Socket {
             }) {
                 Poll::Ready(Taken::Frames) => self.tenant.metrics.frames_sent.increment(frames),
                 Poll::Ready(Taken::OverLimit(gates)) => self.close_over_limit(&gates),
+                Poll::Ready(Taken::Order(Order::Resubscribe)) => self.resubscribe(),
+                Poll::Ready(Taken::Order(Order::Disconnect)) => self.disconnect(),
                 Poll::Ready(Taken::End(end)) => return Poll::Ready(Ended::ByUs(end)),
                 Poll::Pending => return Poll::Pending,
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use dashmap::DashMap;
 use tokio_util::task::TaskTracker;
 
-use crate::outbox::{End, Outbox, close_code};
+use crate::outbox::{End, Order, Outbox, close_code};
 
 const RESTART: End = End::new(close_code::RESTART, "the server restarts; connect again");
 
@@ -34,7 +34,7 @@ impl Queued {
     }
 }
 
-/// Every open socket of this process.
+/// Every open socket of a tenant.
 #[derive(Default)]
 pub struct Sockets {
     open: DashMap<u64, Arc<Outbox>>,
@@ -114,6 +114,13 @@ impl Sockets {
     /// Whether the server is shutting down.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    /// Tells every socket what the tenant wants.
+    pub fn order(&self, order: Order) {
+        for entry in &self.open {
+            entry.value().order(order);
+        }
     }
 
     /// From now on joins are refused and new sockets end at once.

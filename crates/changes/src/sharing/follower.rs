@@ -1,6 +1,6 @@
 //! A node as it reads what the holder appends.
 
-use super::{NAME, Sharing, SharingFigures};
+use super::{Sharing, SharingFigures};
 use crate::engine::Context;
 use crate::once::Once;
 use std::collections::VecDeque;
@@ -91,7 +91,8 @@ impl Follower {
     pub(crate) fn start(following: Following, holder: JoinHandle<()>) -> Self {
         let (tell, heard) = mpsc::channel(READS_AHEAD);
         let streams = Arc::clone(following.sharing.cluster.streams());
-        let reading = tokio::spawn(read(streams, tell)).abort_handle();
+        let name = Arc::clone(&following.sharing.stream);
+        let reading = tokio::spawn(read(streams, name, tell)).abort_handle();
         let stats: Arc<Stats> = Arc::default();
         following.context.set_stats(Arc::clone(&stats));
         Self {
@@ -366,9 +367,9 @@ impl Follower {
 }
 
 /// Reads all that is appended from now on.
-async fn read(streams: Arc<dyn Streams>, tell: mpsc::Sender<Heard>) {
+async fn read(streams: Arc<dyn Streams>, name: Arc<str>, tell: mpsc::Sender<Heard>) {
     let mut reader = loop {
-        match streams.read(NAME, From::Now).await {
+        match streams.read(&name, From::Now).await {
             Ok(reader) => break reader,
             Err(error) => {
                 if tell.send(Heard::Away(error)).await.is_err() {

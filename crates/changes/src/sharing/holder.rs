@@ -1,6 +1,6 @@
 //! The node that holds the lease: it streams from Postgres and appends what it reads.
 
-use super::{BEAT, NAME, Sharing, SharingFigures};
+use super::{BEAT, Sharing, SharingFigures};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -46,7 +46,7 @@ impl Holder {
         loop {
             let lease = tokio::select! {
                 () = cancel.cancelled() => return,
-                lease = self.sharing.cluster.leases().wait(NAME, self.sharing.lease) => lease,
+                lease = self.sharing.cluster.leases().wait(&self.sharing.stream, self.sharing.lease) => lease,
             };
             tracing::info!(
                 token = lease.token(),
@@ -124,7 +124,7 @@ impl Holder {
         let (mut pause, longest_pause) = PAUSES;
         while lease.is_held() {
             match streams
-                .append(NAME, parcel, self.sharing.bound, lease.token())
+                .append(&self.sharing.stream, parcel, self.sharing.bound, lease.token())
                 .await
             {
                 Ok(_) => {

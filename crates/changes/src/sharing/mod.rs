@@ -20,8 +20,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use walcast_cluster::{Bound, Cluster};
 
-/// The lease and the stream are called so.
-pub(crate) const NAME: &str = "changes";
+/// What the lease and the stream are called unless something else is said.
+const STREAM: &str = "changes";
 
 /// How often the holder says that it lives when there is nothing else to say.
 pub(crate) const BEAT: Duration = Duration::from_secs(1);
@@ -34,6 +34,8 @@ pub struct Sharing {
     /// What these nodes, and no others on the same database, have in common, e.g. the prefix of their keys. One of them
     /// at a time holds a lock of this name in the database.
     pub name: String,
+    /// What the lease and the stream are called in the cluster, which may serve several databases.
+    pub stream: Arc<str>,
     /// How long after a holder was last heard of the next one may begin.
     pub lease: Duration,
     /// How much is kept for nodes that are slow.
@@ -51,6 +53,7 @@ impl Sharing {
         Self {
             cluster,
             name: name.into(),
+            stream: STREAM.into(),
             lease: Duration::from_secs(5),
             bound: Bound {
                 entries: 65_536,

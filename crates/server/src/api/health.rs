@@ -18,9 +18,10 @@ use walcast_changes::Status;
 
 use super::admin::Admin;
 use super::{JSON, require_json};
+use crate::nodes::TenantName;
 use crate::openapi::Told;
 use crate::serve::Server;
-use crate::tenant::Tenant;
+use crate::tenant::{Ground, Tenant};
 
 /// Below the five seconds that Supabase's health check waits for its answer.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -48,11 +49,11 @@ pub(super) fn routes() -> OpenApiRouter<Arc<Server>> {
 )]
 async fn health(_: Admin, State(server): State<Arc<Server>>, Path(name): Path<String>) -> Response {
     let told = |status: StatusCode, body: Value| (status, [(header::CONTENT_TYPE, JSON)], Json(body));
-    if name != server.config.tenant_name {
-        return told(StatusCode::NOT_FOUND, json!({"message": "not found"})).into_response();
+    match server.tenants.health(&server.config, &name).await {
+        Ok(Some(health)) => told(StatusCode::OK, json!({"data": health})).into_response(),
+        Ok(None) => told(StatusCode::NOT_FOUND, json!({"message": "not found"})).into_response(),
+        Err(error) => error.into_response(),
     }
-    let health = Health::of(server.tenants.one()).await;
-    told(StatusCode::OK, json!({"data": health})).into_response()
 }
 
 /// The answer.
@@ -88,12 +89,26 @@ impl Health {
         let db_connected = replication_connected || tenant.database_answers(LONGEST_WAIT).await;
         let connected_cluster = tenant.sockets.users_everywhere();
         Self {
-            healthy: db_connected || (status.is_some() && connected_cluster == 0),
+            // A database that nobody has asked for yet is not missed.
+            healthy: db_connected || (connected_cluster == 0 && !tenant.is_trying()),
             db_connected,
             replication_connected,
             connected_cluster,
             region: tenant.config.region.clone(),
             node: tenant.cluster.node().to_string(),
+        }
+    }
+
+    /// Of a tenant that nobody uses on this node.
+    pub(crate) fn of_nobody(ground: &Ground, name: &str) -> Self {
+        let connected_cluster = Tenant::users_of(&ground.cluster, &TenantName::of(name));
+        Self {
+            healthy: connected_cluster == 0,
+            db_connected: false,
+            replication_connected: false,
+            connected_cluster,
+            region: ground.config.region.clone(),
+            node: ground.cluster.node().to_string(),
         }
     }
 }

@@ -36,7 +36,7 @@ use crate::policy_headers::policy_headers;
 use crate::private::write_rights;
 use crate::rate::BUCKET;
 use crate::serve::Server;
-use crate::tenant::Tenant;
+use crate::tenant::{Standing, Tenant};
 use crate::tenants::OfHost;
 use crate::token::Claims;
 use refusal::Refusal;
@@ -146,6 +146,14 @@ async fn finish(upload: Upload, response: Response) -> Response {
     response
 }
 
+/// Whether the tenant is served (`protocol.md 5.6`).
+fn check_standing(tenant: &Tenant) -> Result<(), Refusal> {
+    match tenant.standing() {
+        Standing::Suspended => Err(Refusal::Suspended),
+        Standing::Open | Standing::Gone => Ok(()),
+    }
+}
+
 /// Who sent a request.
 struct Sender<'a> {
     tenant: &'a Tenant,
@@ -156,9 +164,11 @@ struct Sender<'a> {
 
 impl<'a> Sender<'a> {
     fn of(tenant: &'a Tenant, headers: &HeaderMap) -> Result<Self, Refusal> {
+        let claims = authorize(&tenant.settings().verifier, headers)?;
+        check_standing(tenant)?;
         Ok(Self {
             tenant,
-            claims: authorize(&tenant.settings().verifier, headers)?,
+            claims,
             headers: policy_headers(headers, |_| true),
         })
     }

@@ -16,6 +16,9 @@ use crate::rate;
 /// Why a request comes to nothing.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    /// The tenant's record says that nobody may.
+    #[error("the tenant is suspended; set suspend to false with PUT /api/tenants/…")]
+    Suspended,
     /// No token, or none that counts.
     #[error("{0}")]
     Unauthorized(#[from] AuthorizeError),
@@ -88,6 +91,7 @@ impl Refusal {
     /// The code under which it is logged (`protocol.md 12`, where it has one).
     fn code(&self) -> &'static str {
         match self {
+            Self::Suspended => "RealtimeDisabledForTenant",
             Self::Unauthorized(error) => error.code(),
             Self::TooManyRequests => "RequestRateLimitReached",
             Self::TooManyEvents | Self::BatchTooLarge(_) => "MessagePerSecondRateLimitReached",
@@ -113,6 +117,7 @@ impl Refusal {
         let told =
             |status: StatusCode, message: &str| (status, Json(json!({"message": message}))).into_response();
         let mut response = match self {
+            Self::Suspended => told(StatusCode::FORBIDDEN, "Tenant is suspended"),
             Self::Unauthorized(_) => told(StatusCode::UNAUTHORIZED, "Unauthorized"),
             Self::TooManyRequests => told(StatusCode::TOO_MANY_REQUESTS, "Too many requests"),
             Self::TooManyEvents => told(StatusCode::TOO_MANY_REQUESTS, "You have exceeded your rate limit"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::Request;
 use axum::http::request::Parts;
 use axum::http::{StatusCode, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 use serde::Deserialize;
@@ -25,7 +25,7 @@ use crate::http::plain_error;
 use crate::openapi::{Failed, Told, WrongOrTold};
 use crate::persist::store;
 use crate::tenant::Tenant;
-use crate::tenants::OfHost;
+use crate::tenants::{NoTenant, OfHost};
 
 /// What the reference adds to the length of raw bytes (`protocol.md 5.5`).
 const BYTES_OVERHEAD: usize = 6;
@@ -64,7 +64,7 @@ const LONGEST_FRAMED_BYTES: usize = 255;
         (status = 503, description = "It was to be stored, and the database cannot be asked", body = Told),
     ),
 )]
-pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Response {
+pub(super) async fn broadcast(tenant: Result<OfHost, NoTenant>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut upload = Upload::new(&parts.headers, body);
     let response = if segments(&parts.uri).contains(&"") {
@@ -72,10 +72,13 @@ pub(super) async fn broadcast(OfHost(tenant): OfHost, request: Request) -> Respo
         plain_error(StatusCode::NOT_FOUND, &parts.headers)
     } else {
         match accept_media_type(&parts, &mut upload).await {
-            Ok(kind) => {
-                let handling = Box::pin(relay(&tenant, &parts, kind, &mut upload));
-                rated(&tenant, &parts.headers, handling).await
-            }
+            Ok(kind) => match tenant {
+                Ok(OfHost(tenant)) => {
+                    let handling = Box::pin(relay(&tenant, &parts, kind, &mut upload));
+                    rated(&tenant, &parts.headers, handling).await
+                }
+                Err(error) => error.into_response(),
+            },
             Err(refusal) => refusal.respond(&parts.headers),
         }
     };

@@ -14,7 +14,7 @@ use utoipa::ToSchema;
 
 use super::refusal::Refusal;
 use super::upload::Upload;
-use super::{BLANK, finish, is_blank, json_text, rated};
+use super::{BLANK, check_standing, finish, is_blank, json_text, rated};
 use crate::authorize::authorize;
 use crate::mint::sign;
 use crate::openapi::{Told, Wrong};
@@ -77,6 +77,7 @@ async fn answer(
     let settings = tenant.settings_kept();
     let config = &settings.mint;
     let asking = authorize(&settings.verifier, headers)?;
+    check_standing(tenant)?;
     // Whoever is bound to topics passes nothing on.
     if asking.is_bound() || asking.role.as_deref() != Some(&config.minter_role) {
         return Err(Refusal::NotMinter {

@@ -13,7 +13,7 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::extract::Request;
+use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -30,8 +30,8 @@ use crate::openapi;
 use crate::policy_headers::policy_headers;
 use crate::serve::Server;
 use crate::socket::{self, Handshake, Start};
-use crate::tenant::Tenant;
-use crate::tenants::OfHost;
+use crate::tenant::{Standing, Tenant};
+use crate::tenants::{NoTenant, OfHost};
 pub(crate) use opening::{Opening, start_of};
 use refusal::{Refusal, StreamRefused};
 use request::{StreamParams, StreamRequest};
@@ -71,32 +71,35 @@ pub fn routes() -> OpenApiRouter<Arc<Server>> {
         (status = 503, description = "The database cannot be asked now, or the server shuts down", body = StreamRefused),
     ),
 )]
-async fn open(OfHost(tenant): OfHost, request: Request) -> Response {
+async fn open(
+    State(server): State<Arc<Server>>,
+    tenant: Result<OfHost, NoTenant>,
+    request: Request,
+) -> Response {
     let (request, _) = request.into_parts();
-    match begin(&tenant, &request).await {
+    match begin(tenant, &request).await {
         Ok(response) => response,
         Err(refusal) => {
             if refusal.is_delayed() {
-                tokio::time::sleep(tenant.config.connect_error_backoff).await;
+                tokio::time::sleep(server.config.connect_error_backoff).await;
             }
             refusal.respond()
         }
     }
 }
 
-async fn begin(tenant: &Arc<Tenant>, request: &Parts) -> Result<Response, Refusal> {
+async fn begin(tenant: Result<OfHost, NoTenant>, request: &Parts) -> Result<Response, Refusal> {
     let headers = &request.headers;
     let mut wanted = StreamRequest::parse(request.uri.query().unwrap_or_default())?;
     if let Some(id) = headers.get(LAST_EVENT_ID) {
         wanted.resume_after(id.to_str().unwrap_or("not text"))?;
     }
-    let credentials = credentials(tenant, headers, &wanted)?;
-    if tenant
-        .settings()
-        .limits
-        .concurrent_users
-        .is_some_and(|limit| tenant.sockets.users() >= limit)
-    {
+    let OfHost(tenant) = tenant.map_err(Refusal::NoTenant)?;
+    if tenant.standing() == Standing::Suspended {
+        return Err(Refusal::Suspended);
+    }
+    let credentials = credentials(&tenant, headers, &wanted)?;
+    if tenant.sockets.is_full(tenant.settings().limits.concurrent_users) {
         return Err(Refusal::TooManyUsers);
     }
     if tenant.rates.joins.is_exceeded() {
@@ -119,7 +122,7 @@ async fn begin(tenant: &Arc<Tenant>, request: &Parts) -> Result<Response, Refusa
         is_resumed: wanted.is_resumed(),
     };
     let connection = Connection::Events(Box::new(stream));
-    let socket = socket::run_stream(Arc::clone(tenant), connection, handshake, start);
+    let socket = socket::run_stream(Arc::clone(&tenant), connection, handshake, start);
     let seat = request.extensions.get::<Seat>().cloned();
     tenant.sockets.tasks().spawn(async move {
         socket.await;

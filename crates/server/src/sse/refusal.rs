@@ -11,6 +11,7 @@ use crate::join::Refused;
 use crate::metrics;
 use crate::rate;
 use crate::sse::request::QueryError;
+use crate::tenants::NoTenant;
 
 /// The body of a refusal.
 #[derive(Serialize, ToSchema)]
@@ -25,6 +26,12 @@ pub(super) struct StreamRefused {
 /// Why there is no stream.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Refusal {
+    /// As for sockets (`protocol.md 1.4`).
+    #[error("{}", no_tenant(*.0))]
+    NoTenant(NoTenant),
+    /// As for sockets (`protocol.md 1.4`).
+    #[error("Realtime was disabled for this tenant")]
+    Suspended,
     /// The query means nothing.
     #[error("{0}")]
     Query(#[from] QueryError),
@@ -45,9 +52,18 @@ pub(super) enum Refusal {
     Restarting,
 }
 
+fn no_tenant(error: NoTenant) -> &'static str {
+    match error {
+        NoTenant::Unknown => "Tenant not found",
+        NoTenant::Unavailable => "Error connecting to Realtime",
+    }
+}
+
 impl Refusal {
     fn code(&self) -> &'static str {
         match self {
+            Self::NoTenant(error) => error.code(),
+            Self::Suspended => "RealtimeDisabledForTenant",
             Self::Query(_) => "InvalidQuery",
             Self::Unauthorized(error) => error.code(),
             Self::TooManyUsers => "ConnectionRateLimitReached",
@@ -59,6 +75,9 @@ impl Refusal {
 
     fn status(&self) -> StatusCode {
         match self {
+            Self::NoTenant(NoTenant::Unknown) => StatusCode::NOT_FOUND,
+            Self::NoTenant(NoTenant::Unavailable) => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Suspended => StatusCode::FORBIDDEN,
             Self::Query(_) => StatusCode::UNPROCESSABLE_ENTITY,
             Self::Unauthorized(_) => StatusCode::UNAUTHORIZED,
             Self::TooManyUsers | Self::TooManyJoins => StatusCode::TOO_MANY_REQUESTS,
@@ -71,7 +90,11 @@ impl Refusal {
     pub(super) fn is_delayed(&self) -> bool {
         matches!(
             self,
-            Self::Unauthorized(_) | Self::TooManyUsers | Self::TooManyJoins
+            Self::NoTenant(_)
+                | Self::Suspended
+                | Self::Unauthorized(_)
+                | Self::TooManyUsers
+                | Self::TooManyJoins
         )
     }
 
@@ -107,7 +130,7 @@ fn join_status(code: &str) -> StatusCode {
         "InvalidJWTToken" | "MalformedJWT" | "JwtSignatureError" | "JwtSignerError" => {
             StatusCode::UNAUTHORIZED
         }
-        "Unauthorized" | "PrivateOnly" => StatusCode::FORBIDDEN,
+        "Unauthorized" | "PrivateOnly" | "RealtimeDisabledForTenant" => StatusCode::FORBIDDEN,
         "ConnectionRateLimitReached"
         | "ClientJoinRateLimitReached"
         | "ChannelRateLimitReached"

@@ -93,6 +93,15 @@ impl Verifier {
         }
     }
 
+    /// One with other keys, under the same rules.
+    #[must_use]
+    pub fn with_keys(&self, keys: Keys) -> Self {
+        Self {
+            keys: Arc::new(keys),
+            rules: Arc::clone(&self.rules),
+        }
+    }
+
     /// What the operator should know about the keys, a sentence each.
     pub fn warnings(&self) -> &[String] {
         self.keys.set.as_ref().map_or(&[], KeySet::warnings)

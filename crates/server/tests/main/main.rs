@@ -51,5 +51,8 @@ mod sse_changes;
 mod sse_ends;
 mod supabase;
 mod swap;
+mod tenants;
+mod tenants_apart;
+mod tenants_scene;
 mod tokens;
 mod topic_tokens;

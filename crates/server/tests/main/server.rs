@@ -184,8 +184,12 @@ pub(crate) struct Client {
 
 impl Client {
     pub(crate) async fn connect(address: SocketAddr, vsn: &str, key: &str) -> Self {
+        Self::connect_to(address, "realtime-dev.localhost", vsn, key).await
+    }
+
+    pub(crate) async fn connect_to(address: SocketAddr, host: &str, vsn: &str, key: &str) -> Self {
         let tcp = TcpStream::connect(address).await.unwrap();
-        let url = format!("ws://realtime-dev.localhost/socket/websocket?apikey={key}&vsn={vsn}");
+        let url = format!("ws://{host}/socket/websocket?apikey={key}&vsn={vsn}");
         let (stream, _) = tokio_tungstenite::client_async(url, tcp).await.unwrap();
         Self { stream }
     }
@@ -238,6 +242,14 @@ impl Client {
         match self.next().await {
             Message::Text(text) => serde_json::from_str(&text).unwrap(),
             other => panic!("expected a text frame, got {other:?}"),
+        }
+    }
+
+    /// The next binary frame.
+    pub(crate) async fn receive_bytes(&mut self) -> Vec<u8> {
+        match self.next().await {
+            Message::Binary(bytes) => bytes.to_vec(),
+            other => panic!("expected a binary frame, got {other:?}"),
         }
     }
 

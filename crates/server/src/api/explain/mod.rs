@@ -101,6 +101,7 @@ async fn judge(tenant: &Tenant, question: Question) -> Result<Answer, Refusal> {
             Ok(Answer::Channel(explained))
         }
         Matter::Row { entry, key, topic } => {
+            tenant.want_database();
             let changes = tenant.changes().ok_or(Refusal::NotPrepared)?;
             let inquiry = Inquiry {
                 claims: crate::subscribe::identity(&who.claims),
