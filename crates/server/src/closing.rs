@@ -38,7 +38,9 @@ impl Socket {
             .topics
             .iter()
             .filter(|(_, slot)| matches!(slot.state, SlotState::Joined(_)));
-        for (topic, _) in joined {
+        let mut topics: Vec<Arc<str>> = joined.map(|(topic, _)| Arc::clone(topic)).collect();
+        topics.sort_unstable();
+        for topic in &topics {
             self.push(fan_out(self.version, topic, "system", payload));
         }
         self.outbox.end(DISCONNECTED);

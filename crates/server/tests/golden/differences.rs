@@ -9,6 +9,7 @@ mod http;
 mod joins;
 mod not_yet;
 mod presence;
+mod tenants;
 mod tools;
 
 use crate::transcript::{Answer, Case, Event, Incoming};
@@ -101,6 +102,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Difference> {
         changes::CHANGES,
         http::HTTP,
         presence::PRESENCE,
+        tenants::TENANTS,
         tools::TOOLS,
         not_yet::NOT_YET,
     ]

@@ -17,6 +17,7 @@ mod compare;
 mod differences;
 mod http;
 mod json;
+mod records;
 mod replay;
 mod scene;
 mod stand_ins;
@@ -34,6 +35,7 @@ use tokio::sync::OnceCell;
 
 use crate::compare::compare;
 use crate::differences::{Difference, Kind};
+use crate::records::Records;
 use crate::replay::{Replayed, replay};
 use crate::scene::{PATIENCE, Scene, Walcast};
 use crate::stand_ins::StandIns;
@@ -131,6 +133,13 @@ impl Stage {
     }
 
     async fn replay(&self, case: &Case, scene: &Scene, patience: Duration) -> Replayed {
+        if records::are_needed(&case.name) {
+            let records = Box::pin(Records::set(case, &self.stand_ins())).await;
+            let fitted = records.fit(case);
+            let replayed = replay(&fitted, scene, records.server.address, None, patience).await;
+            records.server.stop().await;
+            return replayed;
+        }
         if let Some(settings) = &case.tenant {
             let server = Walcast::start(&scene.database, settings).await;
             let replayed = replay(case, scene, server.address, None, patience).await;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::records;
 use crate::stand_ins::StandIns;
 use crate::tenant::{self, Settings};
 
@@ -215,14 +216,15 @@ impl Case {
             .into_iter()
             .map(|step| step.filled(stand_ins))
             .collect();
-        let tenant = name.starts_with("limits-").then(|| tenant::settings(&mut steps));
+        let is_limited = name.starts_with("limits-");
+        let tenant = (is_limited && !records::are_needed(name)).then(|| tenant::settings(&mut steps));
         let sent = steps.iter().filter_map(Step::sent).collect::<Vec<_>>().join("\n");
         Self {
             name: recorded.case,
             about: recorded.about,
             setup_sql: recorded.setup_sql,
             steps,
-            is_timed: file.contains("{{short4}}") || tenant.is_some(),
+            is_timed: file.contains("{{short4}}") || is_limited,
             tenant,
             sent,
         }

@@ -53,6 +53,7 @@ mod supabase;
 mod swap;
 mod tenants;
 mod tenants_apart;
+mod tenants_api;
 mod tenants_scene;
 mod tokens;
 mod topic_tokens;
