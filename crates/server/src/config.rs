@@ -218,6 +218,22 @@ impl ChangesConfig {
             },
         })
     }
+
+    /// What of it the engine goes by, beside the stream.
+    pub(crate) fn to_options(&self) -> walcast_changes::Options {
+        walcast_changes::Options {
+            publication: self.publication.clone(),
+            create_publication: self.create_publication,
+            max_record_bytes: self.max_record_bytes,
+            delete_visibility: self.delete_visibility,
+            digits: self.digits,
+            filter_or: self.filter_or,
+            visibility: self.visibility,
+            visibility_timeout_ms: self.visibility_timeout_ms,
+            window: self.window,
+            ..walcast_changes::Options::default()
+        }
+    }
 }
 
 fn slot(options: &Options) -> Result<Slot, ConfigError> {

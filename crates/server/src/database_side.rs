@@ -170,15 +170,6 @@ impl DatabaseSide {
         let settings = tenant.settings_kept();
         let settings = &settings.changes;
         walcast_changes::Options {
-            publication: settings.publication.clone(),
-            create_publication: settings.create_publication,
-            max_record_bytes: settings.max_record_bytes,
-            delete_visibility: settings.delete_visibility,
-            digits: settings.digits,
-            filter_or: settings.filter_or,
-            visibility: settings.visibility,
-            visibility_timeout_ms: settings.visibility_timeout_ms,
-            window: settings.window,
             // The rest of the pool is for subscribing.
             visibility_connections: (self.config.pool_size / 2).max(1),
             tap: Some(Arc::new(DatabaseBroadcast::new(Arc::clone(tenant)))),
@@ -200,7 +191,7 @@ impl DatabaseSide {
                 ..StreamOptions::default()
             },
             cluster: nodes::sharing(&tenant.cluster, &tenant.config.cluster, &tenant.name),
-            ..walcast_changes::Options::default()
+            ..settings.to_options()
         }
     }
 }

@@ -33,6 +33,7 @@ pub mod dev;
 pub mod directory;
 pub mod doctor;
 pub mod environment;
+pub mod explain;
 pub mod figures;
 #[doc(hidden)]
 pub mod fuzzing;

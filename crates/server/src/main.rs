@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use walcast::config::{self, Config, DatabaseConfig, LogFormat};
 use walcast::dev::{self, DevOptions};
 use walcast::doctor::{self, DoctorOptions};
+use walcast::explain::{self, ExplainOptions};
 use walcast::options::{Cli, Command, Options};
 use walcast::{accept, environment, logging, migrate, mint, open_files, serve, shutdown, traces};
 
@@ -28,6 +29,7 @@ fn start() -> anyhow::Result<ExitCode> {
         Some(Command::Migrate(options)) => in_runtime(prepare(&options))?,
         Some(Command::Token(options)) => println!("{}", mint::mint(&options)?),
         Some(Command::Doctor(options)) => return in_runtime(examine(*options)),
+        Some(Command::Explain(options)) => return in_runtime(explain_row(*options)),
         Some(Command::Dev(options)) => in_runtime(develop(*options))?,
     }
     Ok(ExitCode::SUCCESS)
@@ -48,6 +50,23 @@ async fn examine(options: DoctorOptions) -> anyhow::Result<ExitCode> {
         print!("{report}");
     }
     Ok(report.exit_code())
+}
+
+/// Ends as [`examine`] does.
+async fn explain_row(options: ExplainOptions) -> anyhow::Result<ExitCode> {
+    let answer = match Box::pin(explain::run(&options)).await {
+        Ok(answer) => answer,
+        Err(error) => {
+            eprintln!("walcast: {error}");
+            return Ok(ExitCode::from(2));
+        }
+    };
+    if options.json {
+        println!("{}", answer.json()?);
+    } else {
+        print!("{answer}");
+    }
+    Ok(answer.exit_code())
 }
 
 /// Warnings only, beside the greeting, unless LOG_LEVEL says otherwise.

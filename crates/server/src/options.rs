@@ -39,6 +39,8 @@ pub enum Command {
     Token(Box<crate::mint::TokenOptions>),
     /// Say why changes do not arrive: look at the database, its tables and its roles, and change nothing
     Doctor(Box<crate::doctor::DoctorOptions>),
+    /// Say why a row does not reach a user: make the checks of delivery one by one, and change nothing
+    Explain(Box<crate::explain::ExplainOptions>),
     /// Run a server with a Postgres of its own and a page to try it
     Dev(Box<crate::dev::DevOptions>),
 }

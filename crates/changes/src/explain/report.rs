@@ -56,7 +56,7 @@ pub struct IdentityShown {
 
 /// A check that delivery makes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(into = "&'static str")]
 pub enum CheckName {
     /// The token is valid, and its role exists.
     Token,
@@ -80,6 +80,32 @@ pub enum CheckName {
     RowSecurity,
     /// The policies let the role see this row.
     Policies,
+}
+
+impl CheckName {
+    /// The name as JSON has it.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Table => "table",
+            Self::Publication => "publication",
+            Self::PrimaryKey => "primary_key",
+            Self::SelectRight => "select_right",
+            Self::Columns => "columns",
+            Self::FilterValid => "filter_valid",
+            Self::Row => "row",
+            Self::Filter => "filter",
+            Self::RowSecurity => "row_security",
+            Self::Policies => "policies",
+        }
+    }
+}
+
+impl From<CheckName> for &'static str {
+    fn from(name: CheckName) -> Self {
+        name.as_str()
+    }
 }
 
 /// What a check found.

@@ -94,7 +94,7 @@ impl Judge<'_> {
         };
         let judged = policies::judge(self.context, &facts, row, &identity.0, &place).await;
         let row_security = format!(
-            "row level security is enabled, and {} apply to role \"{role}\"{others}",
+            "row level security is enabled, with {} for role \"{role}\"{others}",
             counted(judged.len(), "policy", "policies")
         );
         let verdict = match (change, completed) {

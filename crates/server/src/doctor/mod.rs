@@ -13,7 +13,7 @@ mod replication;
 mod report;
 mod roles;
 mod server;
-mod session;
+pub(crate) mod session;
 mod settings;
 mod slots;
 mod tables;
@@ -30,6 +30,9 @@ use crate::setting::ConfigError;
 
 pub use report::{CODES, Entry, Level, Report};
 use session::Session;
+
+/// Name under which Postgres shows the connection.
+const APPLICATION_NAME: &str = "walcast doctor";
 
 /// The roles that tokens have (`database.md 1.1`).
 const API_ROLES: [&str; 3] = ["anon", "authenticated", "service_role"];
@@ -93,7 +96,7 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
         roles.push(role);
     }
 
-    let mut session = Session::open(&database.url)
+    let mut session = Session::open(&database.url, APPLICATION_NAME)
         .await
         .map_err(DoctorError::Unreachable)?;
     let connected_as = session.role().to_owned();
@@ -159,7 +162,8 @@ pub async fn run(options: &DoctorOptions) -> Result<Report, DoctorError> {
     Ok(report)
 }
 
-fn table_name(text: &str) -> Result<TableName, String> {
+/// `schema.name`, or the name of a table in public.
+pub(crate) fn table_name(text: &str) -> Result<TableName, String> {
     let (schema, name) = text.split_once('.').unwrap_or(("public", text));
     if schema.is_empty() || name.is_empty() {
         return Err("expected schema.name".to_owned());

@@ -1,4 +1,5 @@
-//! The connection the doctor looks through, which cannot change anything.
+//! The connection the doctor looks through, which cannot change anything. Other commands ask through it whether the
+//! database can be reached, and where they are.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,16 +15,16 @@ use crate::shutdown::within;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 const LOOK_TIMEOUT_S: u32 = 30;
 
-pub(super) struct Session {
+pub(crate) struct Session {
     connection: PgConnection,
     role: String,
     database: String,
 }
 
 impl Session {
-    pub(super) async fn open(url: &Secret) -> Result<Self, sqlx::Error> {
+    pub(crate) async fn open(url: &Secret, application_name: &str) -> Result<Self, sqlx::Error> {
         let options = PgConnectOptions::from_str(url.expose())?
-            .application_name("walcast doctor")
+            .application_name(application_name)
             .log_statements(log::LevelFilter::Trace);
         let place = match options.get_socket() {
             Some(socket) => socket.display().to_string(),
@@ -48,12 +49,12 @@ impl Session {
     }
 
     /// The role we are connected as.
-    pub(super) fn role(&self) -> &str {
+    pub(crate) fn role(&self) -> &str {
         &self.role
     }
 
     /// The database and where it is.
-    pub(super) fn database(&self) -> &str {
+    pub(crate) fn database(&self) -> &str {
         &self.database
     }
 
@@ -84,7 +85,7 @@ impl Session {
         Ok(entries)
     }
 
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(self) {
         // All is read by now.
         let _: Result<(), sqlx::Error> = self.connection.close().await;
     }

@@ -25,6 +25,7 @@ mod doctor;
 mod errors;
 mod event_source;
 mod explain;
+mod explain_command;
 mod frames;
 mod health;
 mod http;

@@ -4,8 +4,8 @@ use axum::http::HeaderMap;
 use serde_json::{Value, json};
 use walcast_messages::RightsError;
 
-use super::Who;
 use super::refusal::Refusal;
+use crate::explain::who::Who;
 use crate::policy_headers::policy_headers;
 use crate::private::{asked, read_rights, write_rights};
 use crate::tenant::Tenant;

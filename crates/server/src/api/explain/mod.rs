@@ -8,20 +8,18 @@ mod channel;
 mod refusal;
 mod request;
 
-use std::sync::Arc;
-use std::time::Duration;
-
 use axum::Json;
 use axum::extract::Request;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::Value;
-use walcast_changes::{Explanation, Inquiry};
+use walcast_changes::Explanation;
 
 use super::upload::Upload;
 use super::{finish, rated};
 use crate::authorize::authorize;
+use crate::explain::LONGEST;
 use crate::shutdown::within;
 use crate::tenant::Tenant;
 use crate::tenants::OfHost;
@@ -30,9 +28,6 @@ use request::{Matter, Question};
 
 /// Larger requests are refused: a token, a filter and a key have room in it many times over.
 const MAX_REQUEST_BYTES: usize = 65_536;
-
-/// Longest time an answer may take. Its parts have shorter limits of their own.
-const LONGEST: Duration = Duration::from_secs(30);
 
 /// Who may ask.
 const SERVICE_ROLE: &str = "service_role";
@@ -103,12 +98,7 @@ async fn judge(tenant: &Tenant, question: Question) -> Result<Answer, Refusal> {
         Matter::Row { entry, key, topic } => {
             tenant.want_database();
             let changes = tenant.changes().ok_or(Refusal::NotPrepared)?;
-            let inquiry = Inquiry {
-                claims: crate::subscribe::identity(&who.claims),
-                token_refused: who.refused_on(topic.as_deref())?,
-                entry,
-                key,
-            };
+            let inquiry = who.inquiry(topic.as_deref(), entry, key)?;
             let explanation = changes.explain(&inquiry).await?;
             let first_no = explanation
                 .checks
@@ -131,11 +121,4 @@ async fn judge(tenant: &Tenant, question: Question) -> Result<Answer, Refusal> {
 enum Answer {
     Row(Box<Explanation>),
     Channel(Value),
-}
-
-/// What is known of whom a question is about.
-struct Who {
-    claims: Arc<crate::token::Claims>,
-    /// Why the token is refused, with the remedy.
-    refused: Option<(String, String)>,
 }

@@ -10,6 +10,7 @@ use walcast_changes::ExplainError;
 use super::super::refusal::Refusal as RequestRefusal;
 use super::{MAX_REQUEST_BYTES, SERVICE_ROLE};
 use crate::authorize::AuthorizeError;
+use crate::explain::who::Unfit;
 use crate::metrics;
 
 /// Why a question is not answered. No sentence repeats anything that was sent, but names.
@@ -30,6 +31,9 @@ pub(super) enum Refusal {
     /// The body is not as it should be.
     #[error("{0}")]
     Unfit(String),
+    /// What it says of whom it is about is of no use.
+    #[error(transparent)]
+    Who(#[from] Unfit),
     /// The database has not been reached yet.
     #[error("the database is not prepared yet")]
     NotPrepared,
@@ -58,7 +62,7 @@ impl Refusal {
             Self::Unauthorized(error) => error.code(),
             Self::NotService => "Unauthorized",
             Self::Request(_) | Self::TooLarge => "BodyTooLarge",
-            Self::Unfit(_) => "InvalidQuestion",
+            Self::Unfit(_) | Self::Who(_) => "InvalidQuestion",
             Self::NotPrepared | Self::Unexplained(ExplainError::Database(_)) => "DatabaseNotReady",
             Self::TooSlow => "ExplanationTooSlow",
             Self::Unexplained(ExplainError::Busy) => "TooManyExplanations",
@@ -74,6 +78,7 @@ impl Refusal {
             Self::NotService => StatusCode::FORBIDDEN,
             Self::Request(_) | Self::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unfit(_)
+            | Self::Who(_)
             | Self::Unexplained(ExplainError::Key(_) | ExplainError::Binding(_) | ExplainError::Wildcard) => {
                 StatusCode::UNPROCESSABLE_ENTITY
             }
@@ -91,7 +96,7 @@ impl Refusal {
                 "send `Authorization: Bearer <jwt>` with the service key, from a place your users cannot read"
             }
             Self::Request(_) | Self::TooLarge => "send less",
-            Self::Unfit(_) => {
+            Self::Unfit(_) | Self::Who(_) => {
                 r#"send {"token": "…" or "claims": {…}, "postgres_changes": {"schema": "public", "table": "todos"}, "key": {"id": 5}}, or "topic" and "private": true in place of postgres_changes and key"#
             }
             Self::NotPrepared | Self::Unexplained(ExplainError::Database(_)) => {

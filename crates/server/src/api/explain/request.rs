@@ -1,13 +1,10 @@
 //! The body of a question. It holds a token, so no error repeats any of its values.
 
-use std::sync::Arc;
-
 use serde_json::{Map, Value};
-use walcast_changes::TokenRefused;
 
-use super::Who;
 use super::refusal::Refusal;
-use crate::token::{CLAIM, Claims, Grants, Verifier, unverified};
+use crate::explain::who::{Who, bare_topic};
+use crate::token::Verifier;
 
 const FIELDS: [&str; 6] = ["token", "claims", "postgres_changes", "key", "topic", "private"];
 
@@ -60,11 +57,7 @@ impl Question {
         };
         let topic = match take("topic") {
             None => None,
-            Some(Value::String(topic)) => Some(
-                topic
-                    .strip_prefix("realtime:")
-                    .map_or_else(|| topic.clone(), str::to_owned),
-            ),
+            Some(Value::String(topic)) => Some(bare_topic(&topic).to_owned()),
             Some(_) => return Err(unfit("`topic` is no string")),
         };
         let private = take("private");
@@ -91,76 +84,5 @@ impl Question {
             }
         };
         Ok(Self { who, matter })
-    }
-}
-
-impl Who {
-    /// The bearer of a token. One that is refused is judged all the same, by what it says.
-    fn of_token(token: &str, verifier: &Verifier) -> Result<Self, Refusal> {
-        let error = match verifier.verify(token) {
-            Ok(claims) => {
-                return Ok(Self {
-                    claims: Arc::new(claims),
-                    refused: None,
-                });
-            }
-            Err(error) => error,
-        };
-        let Some(claims) = unverified(token) else {
-            return Err(Refusal::Unfit(format!("`token` cannot be read: {error}")));
-        };
-        Ok(Self {
-            refused: Some((error.to_string(), error.remedy().to_owned())),
-            ..Self::of_claims(&claims)?
-        })
-    }
-
-    fn of_claims(claims: &Map<String, Value>) -> Result<Self, Refusal> {
-        let role = match claims.get("role") {
-            None | Some(Value::Null) => None,
-            Some(Value::String(role)) => Some(Arc::from(role.as_str())),
-            Some(other) => Some(Arc::from(other.to_string())),
-        };
-        let grants = claims
-            .get(CLAIM)
-            .map(|claim| Grants::read(claim).map(Arc::new))
-            .transpose()
-            .map_err(|_| {
-                Refusal::Unfit(format!(
-                    "the claim `{CLAIM}` is not as POST /api/tokens writes it"
-                ))
-            })?;
-        Ok(Self {
-            claims: Arc::new(Claims {
-                role,
-                expires_at_s: i64::MAX,
-                json: Value::Object(claims.clone()).to_string().into(),
-                grants,
-            }),
-            refused: None,
-        })
-    }
-
-    /// Why the token opens no changes on a channel.
-    pub(super) fn refused_on(&self, topic: Option<&str>) -> Result<Option<TokenRefused>, Refusal> {
-        if let Some((reason, remedy)) = &self.refused {
-            return Ok(Some(TokenRefused {
-                reason: reason.clone(),
-                remedy: remedy.clone(),
-            }));
-        }
-        if !self.claims.is_bound() {
-            return Ok(None);
-        }
-        let Some(topic) = topic else {
-            return Err(Refusal::Unfit(
-                "the token is bound to topics: give `topic`, the channel that listens".to_owned(),
-            ));
-        };
-        let is_granted = self.claims.grant(topic).unwrap_or_default().changes;
-        Ok((!is_granted).then(|| TokenRefused {
-            reason: format!("the token is bound to topics and does not allow changes on {topic}"),
-            remedy: "have one made with `\"changes\": true` for this topic".to_owned(),
-        }))
     }
 }
