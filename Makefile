@@ -23,7 +23,7 @@ chaos: ## Let nodes, Redis, Postgres and clients fail for five minutes (SEED=...
 	@scripts/provide-rust
 	@scripts/provide-postgres $(PG)
 	@scripts/provide-redis
-	WALCAST_TEST_PG=$(PG) WALCAST_CHAOS_SEED=$(SEED) WALCAST_CHAOS_S=300 \
+	WALCAST_TEST_PG=$(PG) WALCAST_CHAOS_SEED=$(or $(SEED),random) WALCAST_CHAOS_S=300 \
 		cargo test --locked -p walcast --test chaos -- --nocapture
 
 lint: ## Check formatting, lints and scripts
