@@ -5,6 +5,8 @@ use super::{Difference, deliberate};
 
 const NOT_FOUND: &str = "Not Found";
 
+const INSPECTOR: &str = include_str!("../../../../../web/inspector/index.html");
+
 const ROBOTS: &str = "# Nothing here is for search engines.\nUser-agent: *\nDisallow: /\n";
 
 pub(super) const TOOLS: &[Difference] = &[
@@ -13,12 +15,12 @@ pub(super) const TOOLS: &[Difference] = &[
         "The recorded server's pages for people are no part of the protocol; `/` is free for Walcast's own.",
         &[
             Status(5, 404, NOT_FOUND),
-            Status(9, 404, NOT_FOUND),
+            Status(9, 200, INSPECTOR),
             Status(11, 404, NOT_FOUND),
             Status(12, 404, NOT_FOUND),
             Status(14, 200, ROBOTS),
             Header(14, "content-type", "text/plain"),
-            Status(15, 404, NOT_FOUND),
+            Status(15, 302, ""),
         ],
     ),
     deliberate(
