@@ -66,16 +66,20 @@ test('no page is without a way to it', async () => {
   assert.deepEqual(orphans, [])
 })
 
-/** The commands of a page's `sh` blocks, lines that go on put together, comments gone. */
+/** The commands of a page's `sh` blocks: lines that go on put together, in quotes as well, comments gone. */
 function commands({ path, text }) {
-  return [...text.matchAll(/^```sh\n([\s\S]*?)^```/gm)].flatMap(([, block]) =>
-    block
-      .replace(/\\\n\s*/g, '')
-      .split('\n')
-      .map((line) => line.replace(/\s+#\s.*$/, '').trim())
-      .filter((line) => line && !line.startsWith('#'))
-      .map((command) => ({ path, command })),
-  )
+  const found = []
+  for (const [, block] of text.matchAll(/^```sh\n([\s\S]*?)^```/gm)) {
+    let open = ''
+    for (const line of block.replace(/\\\n\s*/g, '').split('\n')) {
+      open += open ? `\n${line}` : line.replace(/\s+#\s.*$/, '').trim()
+      if ((open.match(/'/g) ?? []).length % 2) continue
+      if (open && !open.startsWith('#')) found.push({ path, command: open })
+      open = ''
+    }
+    assert.equal(open, '', `${path}: a quote is not closed`)
+  }
+  return found
 }
 
 /** What becomes of a command of the documentation in a test; the first that fits counts. */
@@ -89,16 +93,31 @@ const KINDS = [
     },
   },
   {
+    of: /^git clone \S+ walcast && make -C walcast (\w+)/,
+    check: async ([, target]) => assert.match(await readFile(join(project, 'Makefile'), 'utf8'), new RegExp(`^${target}:`, 'm')),
+  },
+  { of: /^cd supabase\/docker$/, check: () => {} },
+  {
     of: /^docker compose (.*)/,
-    check: async ([, rest]) => {
-      for (const [, file] of rest.matchAll(/(?:-f|--file) (\S+)/g))
+    check: ([, rest]) => {
+      for (const [, file] of rest.matchAll(/(?:-f|--file) (?:…\/walcast\/)?(\S+)/g))
         if (!file.startsWith('docker-compose.yml')) assert.ok(existsSync(join(project, file)), `${file} is not there`)
     },
+  },
+  // Needs a server of several tenants, which the tests of that API start; here what is sent has to be one.
+  {
+    of: /^curl -X PUT \S+\/api\/tenants\/\w+ .*-d '(\{[\s\S]*\})'$/,
+    check: ([, body]) => assert.ok(JSON.parse(body).tenant.extensions),
   },
   // Streams go on for ever: they have to begin.
   { of: /^curl -N/, run: { until: /^(id|event|data|:)/m } },
   { of: /^curl/, run: { code: 0 } },
-  { of: /^psql/, run: { code: 0 } },
+  {
+    of: /^psql -c 'alter publication supabase_realtime add/,
+    before: 'alter publication supabase_realtime drop table public.messages',
+    run: { code: 0 },
+  },
+  { of: /^walcast explain/, run: { code: [0, 1] } },
   { of: /^walcast token/, run: { code: 0, until: /^[\w-]+\.[\w-]+\.[\w-]+$/m } },
   // Its exit code says whether there is a problem; 2 and a panic say that it could not look.
   { of: /^walcast doctor/, run: { code: [0, 1] } },
@@ -109,8 +128,6 @@ describe('every command', () => {
   let walcast, folder, environment
   before(async () => {
     walcast = await Walcast.start()
-    // The README has it published by hand.
-    await walcast.sql('alter publication supabase_realtime drop table public.messages')
     folder = await mkdtemp(join(tmpdir(), 'walcast-docs-'))
     await mkdir(join(folder, 'bin'))
     await symlink(program, join(folder, 'bin/walcast'))
@@ -122,6 +139,9 @@ describe('every command', () => {
       SERVICE_KEY: walcast.service_key ?? walcast.sign({ role: 'service_role', exp: 4_000_000_000 }),
       API_JWT_SECRET: walcast.jwt_secret,
       DATABASE_URL: walcast.database_url,
+      SERVICE_ROLE_KEY: walcast.sign({ role: 'service_role', exp: 4_000_000_000 }),
+      TOKEN: walcast.sign({ exp: 4_000_000_000 }),
+      USER_TOKEN: walcast.userToken('aaaaaaaa-0000-4000-8000-000000000001'),
       PORT: '0',
       PGHOST: database.hostname,
       PGPORT: database.port,
@@ -142,7 +162,8 @@ describe('every command', () => {
       .replaceAll(/postgres:\/\/\S*…\S*/g, walcast.database_url)
       .replaceAll(/DATABASE_URL=…/g, `DATABASE_URL=${walcast.database_url}`)
       .replaceAll(/API_JWT_SECRET=…/g, `API_JWT_SECRET=${walcast.jwt_secret}`)
-      .replaceAll(/eyJ…/g, walcast.anon_key)
+      .replaceAll(/eyJ…|<the JWT of the user>/g, walcast.anon_key)
+      .replace(/^curl (?!-N)/, 'curl --fail-with-body ')
 
   /** Runs a command until it ends, or has said what is waited for; fails where it says something else. */
   async function run(command, { code, until }) {
@@ -179,6 +200,7 @@ describe('every command', () => {
       await context.test(`${path}: ${command}`, async () => {
         const kind = KINDS.find(({ of }) => of.test(command))
         assert.ok(kind, 'nobody has said how this command is tested')
+        if (kind.before) await walcast.sql(kind.before)
         if (kind.run) await run(command, kind.run)
         else await kind.check(command.match(kind.of))
       })
