@@ -200,7 +200,8 @@ pub(crate) async fn published(
         "select c.oid::int8 from pg_publication_tables p \
          join pg_namespace n on n.nspname = p.schemaname \
          join pg_class c on c.relnamespace = n.oid and c.relname = p.tablename \
-         where p.pubname = $1 and ($2::text is null or p.schemaname = $2) and ($3::text is null or p.tablename = $3)",
+         where p.pubname = $1 and ($2::text is null or p.schemaname = $2) and ($3::text is null or p.tablename = $3) \
+         order by p.schemaname, p.tablename",
     )
     .bind(publication)
     .bind(schema.exact())

@@ -1,9 +1,9 @@
 //! The crate's front: starts the stream and its dispatcher, and makes subscriptions.
 
-use crate::binding::{Binding, EventFilter, Pattern};
+use crate::binding::{Binding, Pattern};
 use crate::catalog::{self, TableFacts};
 use crate::claims::{Claims, Identities, IdentityRef};
-use crate::diagnosis::{self, Exposure, Finding, Wish};
+use crate::diagnosis::{self, Exposure, Finding};
 use crate::dispatch;
 use crate::error::SubscribeError;
 use crate::explain::{ExplainError, Explainer, Explanation, Inquiry};
@@ -147,7 +147,9 @@ pub(crate) struct Context {
     roles: Fresh<String, bool>,
     selectable: Fresh<(u32, String), Arc<BTreeSet<String>>>,
     access: Fresh<(u32, String), Access>,
-    exposures: Fresh<(u32, String), Option<Arc<Exposure>>>,
+    pub(crate) exposures: Fresh<(u32, String), Option<Arc<Exposure>>>,
+    /// By the schema and table that are named, and by role.
+    pub(crate) wide_exposures: Fresh<(Pattern, Pattern, String), Arc<Vec<Exposure>>>,
     unpublished: Fresh<(Pattern, Pattern), Finding>,
 }
 
@@ -186,6 +188,7 @@ impl Context {
             selectable: Fresh::new(CATALOG_KEPT_FOR),
             access: Fresh::new(CATALOG_KEPT_FOR),
             exposures: Fresh::new(CATALOG_KEPT_FOR),
+            wide_exposures: Fresh::new(CATALOG_KEPT_FOR),
             unpublished: Fresh::new(CATALOG_KEPT_FOR),
         }
     }
@@ -238,6 +241,7 @@ impl Context {
         self.selectable.sweep();
         self.access.sweep();
         self.exposures.sweep();
+        self.wide_exposures.sweep();
         self.unpublished.sweep();
     }
 
@@ -249,6 +253,7 @@ impl Context {
         self.selectable.clear();
         self.access.clear();
         self.exposures.clear();
+        self.wide_exposures.clear();
         self.unpublished.clear();
     }
 
@@ -259,6 +264,7 @@ impl Context {
         self.selectable.remove(|(known, _)| *known == oid);
         self.access.remove(|(known, _)| *known == oid);
         self.exposures.remove(|(known, _)| *known == oid);
+        self.wide_exposures.clear();
     }
 
     /// Whether the publication offers a table. The stream may carry more than that publication.
@@ -333,7 +339,7 @@ impl Context {
     }
 
     /// How `role` is shown rows of the table whose policies count.
-    async fn known_access(
+    pub(crate) async fn known_access(
         &self,
         binding: &Binding,
         source: u32,
@@ -447,63 +453,10 @@ impl Context {
                 };
                 let attachment = self.attachment(at, binding, &facts, role).await?;
                 checked.attachments.push(attachment);
-                // A wildcard names tables nobody thought of; only a table asked for by name is worth a word.
-                if binding.table != Pattern::Any {
-                    self.warn(binding, &facts, claims, &mut checked.warnings).await?;
-                }
             }
+            self.warn(binding, &oids, claims, &mut checked.warnings).await?;
         }
         Ok(checked)
-    }
-
-    /// Reasons why a binding that is accepted will not deliver as things stand, or not everything (`design.md 3`,
-    /// promise 7).
-    async fn warn(
-        &self,
-        binding: &Binding,
-        facts: &TableFacts,
-        claims: &Claims,
-        warnings: &mut Vec<String>,
-    ) -> Result<(), SubscribeError> {
-        let role = claims.role.as_str();
-        let exposure = self
-            .exposures
-            .get((facts.oid, role.to_owned()), async {
-                let publication = &self.options.publication;
-                let found =
-                    diagnosis::exposures(&self.pool, publication, Some(&[facts.oid]), &[role]).await?;
-                Ok::<_, sqlx::Error>(found.into_iter().next().map(Arc::new))
-            })
-            .await
-            .map_err(|error| SubscribeError::from_postgres(binding, error))?;
-        // None: gone since, which the stream will say.
-        let Some(exposure) = exposure else { return Ok(()) };
-        let wish = Wish::Binding(binding);
-        let mut findings = exposure.findings(wish);
-        let checks_deletes = self.options.delete_visibility == DeleteVisibility::RowSecurity;
-        if let Some(source) = &facts.row_security {
-            let access = self.known_access(binding, source.oid, role).await?;
-            if let Access::Compiled(program) = &access
-                && binding.event != EventFilter::Delete
-                && program.raises_for(self.intern(claims).0.view())
-            {
-                findings.push(Finding::ClaimsRaise {
-                    table: exposure.table().clone(),
-                    role: role.to_owned(),
-                });
-            }
-            if checks_deletes {
-                findings.extend(exposure.hidden_deletes(wish, &access));
-            }
-            findings.extend(exposure.untold_leaving(wish, &access, self.options.visibility));
-        }
-        for finding in findings {
-            let warning = finding.warning();
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        Ok(())
     }
 
     /// The refusal of a binding that means no published table.

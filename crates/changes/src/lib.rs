@@ -67,6 +67,7 @@ mod validate;
 mod verify;
 mod view;
 mod visibility;
+mod warnings;
 mod window;
 
 pub use claims::Claims;

@@ -240,7 +240,7 @@ impl Exposure {
     }
 
     /// The table whose policies count, if there are any that may hide something.
-    pub(super) fn row_security_of(&self) -> Option<u32> {
+    pub(crate) fn row_security_of(&self) -> Option<u32> {
         self.row_security.as_ref().map(|security| security.oid)
     }
 

@@ -29,3 +29,4 @@ mod scene;
 mod sharing;
 mod tables_that_change;
 mod values;
+mod warnings;
