@@ -90,7 +90,8 @@ describe('one node', () => {
 describe('three nodes', { skip }, () => {
   let nodes
   before(async () => {
-    nodes = await Nodes.start(3, window)
+    // With a temporary slot, the end of the node that reads the log is a hole in what is kept.
+    nodes = await Nodes.start(3, { ...window, WALCAST_SLOT: 'permanent' })
     await nodes.walcast.sql(everybodyMay)
   })
   after(() => nodes?.stop())
@@ -105,7 +106,10 @@ describe('three nodes', { skip }, () => {
     assert.equal(await speaker.channel.send(note(1)), 'ok')
     assert.deepEqual(await told(listener, 1), [[1, false]])
     await dying.stop('SIGKILL')
-    for (const n of [2, 3]) assert.equal(await speaker.channel.send(note(n)), 'ok')
+    assert.equal(await speaker.channel.send(note(2)), 'ok')
+    // Another node reads the log first, if this one did.
+    await nodes.walcast.sql(`select realtime.send('{"n": 3}', 'note', $1, true)`, [topic])
+    assert.deepEqual(await told(speaker, 1), [[3, false]])
     const back = await follow(await on(second), topic, { since: listener.options.since })
     assert.deepEqual(await told(back, 2), [
       [2, true],

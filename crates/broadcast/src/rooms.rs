@@ -348,14 +348,14 @@ impl Rooms {
                 let Entry::Vacant(_place) = self.private.entry(room.topic.into()) else {
                     continue;
                 };
-                let own = shared.next_own();
+                let own = Some(shared.next_own());
                 return Ok((0, publish(Some(Stamp { own, by }))));
             };
             let seats = seats.write().unwrap_or_else(PoisonError::into_inner);
             if seats.is_gone {
                 continue;
             }
-            let own = shared.next_own();
+            let own = Some(shared.next_own());
             let except = except.map(|speaker| speaker.member);
             let position = shared.position(seats.heard);
             let marks = Marks {
@@ -367,7 +367,8 @@ impl Rooms {
         }
     }
 
-    /// Casts what another node published and what is kept under a number; each to a room in the order of the numbers.
+    /// Casts what is kept under a number, published by another node or a row, except to one member; each to a room in the
+    /// order of the numbers.
     ///
     /// # Errors
     /// As [`Rooms::cast`].
@@ -376,9 +377,10 @@ impl Rooms {
         room: Room<'_>,
         message: &Message<'_>,
         heard: &Heard<'_>,
+        except: Option<&Speaker>,
     ) -> Result<usize, Unframeable> {
         let Some(shared) = self.shared.as_ref().filter(|_| room.is_private) else {
-            return self.cast(room, message, None);
+            return self.cast(room, message, except);
         };
         let Some(seats) = self.private.get(room.topic).map(|seats| Arc::clone(&seats)) else {
             return Ok(0);
@@ -391,7 +393,8 @@ impl Rooms {
             position: position.as_deref(),
             is_replayed: false,
         };
-        self.hand(&seats, room.topic, message, marks, (None, Some(heard)))
+        let except = except.map(|speaker| speaker.member);
+        self.hand(&seats, room.topic, message, marks, (except, Some(heard)))
     }
 
     /// Takes the number under which a cast of this node is kept.

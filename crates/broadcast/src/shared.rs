@@ -61,12 +61,9 @@ impl Shared {
         recent: &RecentCasts<'_>,
     ) -> Recovered {
         let (first_heard, own) = catchup.finish(recent.last);
-        let is_live = |cast: &KeptCast<'_>| {
-            if cast.node == self.node {
-                cast.stamp.own > own
-            } else {
-                cast.number >= first_heard
-            }
+        let is_live = |cast: &KeptCast<'_>| match cast.stamp.own.filter(|_| cast.node == self.node) {
+            Some(cast_here) => cast_here > own,
+            None => cast.number >= first_heard,
         };
         let is_later = |cast: &KeptCast<'_>| match catchup.since {
             Since::Place { heard, .. } => cast.number > heard,
@@ -125,8 +122,9 @@ pub struct KeptCast<'a> {
 /// What a node says of a cast of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Stamp<'a> {
-    /// Its number among those of the node.
-    pub own: u64,
+    /// Its number among those of the node, whose members had it at once. None if it is a row, of which all nodes learn: their
+    /// members have it when it has its number, and it does not matter which node was the first to hand it over.
+    pub own: Option<u64>,
     /// The name of who cast it without wanting to hear it.
     pub by: Option<&'a str>,
 }
@@ -147,7 +145,7 @@ pub struct RecentCasts<'a> {
 /// A cast on its way to where it is kept.
 ///
 /// ```text
-/// 8 bytes  its number among the node's own
+/// 8 bytes  its number among the node's own; 0 without one
 /// 1 byte   length of the name of who cast it, then the name; 0 without one
 /// the rest the packed message
 /// ```
@@ -158,7 +156,7 @@ pub fn pack_cast(Stamp { own, by }: Stamp<'_>, message: &Message<'_>) -> Vec<u8>
     let length = u8::try_from(by.len()).unwrap_or(0);
     let packed = message.pack();
     let mut out = Vec::with_capacity(9 + by.len() + packed.len());
-    out.extend_from_slice(&own.to_be_bytes());
+    out.extend_from_slice(&own.unwrap_or(0).to_be_bytes());
     out.push(length);
     if length > 0 {
         out.extend_from_slice(by.as_bytes());
@@ -179,7 +177,7 @@ pub fn unpack_cast(packed: &[u8]) -> Result<(Stamp<'_>, Message<'_>), Unreadable
         .ok_or(Unreadable::CUT_OFF)?;
     let by = std::str::from_utf8(by).map_err(|_| Unreadable::NOT_TEXT)?;
     let stamp = Stamp {
-        own: u64::from_be_bytes(*own),
+        own: Some(u64::from_be_bytes(*own)).filter(|own| *own != 0),
         by: Some(by).filter(|by| !by.is_empty()),
     };
     Ok((stamp, Message::unpack(rest)?))
@@ -209,7 +207,7 @@ pub struct Catchup {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The first number it heard live from another node.
+    /// The first number it heard live from where it is kept.
     first_heard: Option<u64>,
     /// What has no higher number was told, or is not wanted.
     told: u64,
@@ -237,8 +235,8 @@ impl Catchup {
 
     /// Whether the member has not heard a cast where it was before, by whom it came from.
     fn is_wanted(&self, cast_by: u32, stamp: Stamp<'_>) -> bool {
-        let was_heard =
-            matches!(self.since, Since::Place { node, own, .. } if cast_by == node && stamp.own <= own);
+        let was_heard = matches!(self.since, Since::Place { node, own, .. }
+            if cast_by == node && stamp.own.is_some_and(|cast| cast <= own));
         let is_excepted = self.except.is_some() && stamp.by == self.except.as_deref();
         !was_heard && !is_excepted
     }

@@ -41,10 +41,12 @@ pub(crate) async fn run(context: Arc<Context>, mut source: Source, status: watch
             }) => {
                 tracing::info!(%start, attempt, is_resumed, "streaming changes");
                 context.relations_changed();
-                let goes_on = is_resumed && *status.borrow() != Status::Starting;
-                if !goes_on {
+                let is_first = *status.borrow() == Status::Starting;
+                if is_first || !is_resumed {
                     context.begin_at(start).await;
-                    context.tapped.interrupted();
+                    if !(is_first && source.has_joined()) {
+                        context.tapped.interrupted();
+                    }
                 }
                 status.send_replace(Status::Streaming);
                 match loss.take() {

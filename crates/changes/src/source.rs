@@ -17,6 +17,14 @@ impl Source {
         }
     }
 
+    /// Whether other nodes had what came before the stream that began last.
+    pub(crate) fn has_joined(&self) -> bool {
+        match self {
+            Self::Own { .. } => false,
+            Self::Shared(follower) => follower.has_joined(),
+        }
+    }
+
     /// The next event; `None` at the end. A call that is given up loses none.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         match self {

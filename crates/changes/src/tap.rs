@@ -13,7 +13,8 @@ pub trait Tap: Send + Sync {
     /// Takes a change, in commit order. Must not block: the stream waits.
     fn take(&self, change: &Change);
 
-    /// Changes may be missing between the last that was taken and the next.
+    /// Changes may be missing between the last that was taken and the next. Not said by a node that begins to read what others
+    /// read already: they took what came before.
     fn interrupted(&self) {}
 }
 

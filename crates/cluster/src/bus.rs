@@ -47,6 +47,9 @@ pub enum PublishError {
     /// There is no connection to the others.
     #[error("the connection to the other nodes is lost; it is being restored")]
     Lost,
+    /// It was to be kept, and cannot be. Who asks for what is kept of such a topic is told so.
+    #[error("nothing can be kept of a topic of this name; leave the brace out that closes nothing")]
+    Unkept,
     /// Longer than [`crate::MAX_PAYLOAD_BYTES`].
     #[error("{bytes} bytes are above the limit of 16 MiB on what is sent to other nodes; send less at once")]
     TooLong {
@@ -94,6 +97,17 @@ pub trait Bus: Send + Sync {
     /// # Errors
     /// As there.
     fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError>;
+
+    /// As [`Bus::publish_kept`], of something that several nodes publish, each as it learns of it: once for each `id` of the
+    /// topic, for as long as it is kept and a minute at least. What another node has published before is taken and
+    /// goes nowhere. The publisher hears it like all others, if it comes from here.
+    ///
+    /// # Errors
+    /// As there, and [`PublishError::Unkept`].
+    fn publish_once(&self, topic: &str, id: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError>;
+
+    /// Begins a new epoch ([`Recent::epoch`]): something that should have been kept was missed by all nodes, perhaps.
+    fn lose_kept(&self);
 
     /// The number of the last publication to a topic that was kept, and those after a number, if one is given; those of
     /// this node are among them.

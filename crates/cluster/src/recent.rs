@@ -18,6 +18,14 @@ pub struct Keep {
     pub bytes: u64,
 }
 
+impl Keep {
+    /// For how long it is known that something was published. Nodes that learn of the same thing do so within a few
+    /// seconds of each other.
+    pub(crate) fn remembers(&self) -> Duration {
+        self.age.max(Duration::from_secs(60))
+    }
+}
+
 /// A publication that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {

@@ -1,8 +1,8 @@
 //! Broadcasts on their way between nodes.
 //!
 //! A room with members on this node is heard from the others; what is cast here is published to them, once, whatever
-//! the number of receivers. Rows of `realtime.messages` are not: every node has a stream of its own, and casts from
-//! there to its own members alone.
+//! the number of receivers. Rows of `realtime.messages` come to every node, which casts them to its own members alone;
+//! those of private rooms that are kept for all nodes are published by every node that sees them, and heard once.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,6 +24,7 @@ use walcast_protocol::{Frame, System, Version, fan_out};
 use crate::limits::Rates;
 use crate::metrics::Metrics;
 use crate::nodes::TenantName;
+use crate::persist::Withheld;
 use crate::shutdown::within;
 
 /// A join waits this long for what other nodes publish to its room to be heard. A connection that takes longer is
@@ -107,6 +108,7 @@ impl Crossings {
         rooms: Arc<Rooms>,
         rates: Arc<Rates>,
         metrics: Metrics,
+        withheld: Arc<Withheld>,
         keep: Option<Keep>,
     ) -> Self {
         Self {
@@ -118,6 +120,7 @@ impl Crossings {
                 rooms,
                 rates,
                 metrics,
+                withheld,
             }),
             open: DashMap::new(),
             is_failing: AtomicBool::new(false),
@@ -208,24 +211,54 @@ impl Crossings {
         self.publish_as(&name(&self.ear.tenant, room), message, stamp)
     }
 
+    /// Casts a row with an id, which other nodes see, too, to the members of a private room on all nodes: once, and here, too,
+    /// when it comes back with its number. False if that cannot be; then those here are to be given it at once.
+    pub fn publish_row(&self, room: Room<'_>, message: &Message<'_>, id: &str) -> bool {
+        let Some(keep) = self.keep.filter(|_| room.is_private) else {
+            return false;
+        };
+        let by = self.ear.withheld.of(id).and_then(|speaker| speaker.name);
+        let stamp = Stamp {
+            own: None,
+            by: by.as_deref(),
+        };
+        let packed = pack_cast(stamp, message);
+        let published = self
+            .bus
+            .publish_once(&name(&self.ear.tenant, room), id, &packed, keep);
+        self.note(published).is_ok()
+    }
+
+    /// Rows may have been missed: nobody who comes back is told that it has heard all.
+    pub fn interrupt(&self) {
+        if self.keep.is_some() {
+            self.bus.lose_kept();
+        }
+    }
+
     fn publish_as(
         &self,
         name: &str,
         message: &Message<'_>,
         stamp: Option<Stamp<'_>>,
     ) -> Result<(), PublishError> {
-        let published = match (stamp, self.keep) {
+        self.note(match (stamp, self.keep) {
             (Some(stamp), Some(keep)) => {
                 let packed = pack_cast(stamp, message);
                 self.bus.publish_kept(name, &packed, keep)
             }
             _ => self.bus.publish(name, &message.pack()),
-        };
+        })
+    }
+
+    /// Counts what could not be published, and says so once.
+    fn note(&self, published: Result<(), PublishError>) -> Result<(), PublishError> {
         let is_failing = published.is_err();
         if let Err(error) = &published {
             let cause = match error {
                 PublishError::Full => "full",
                 PublishError::Lost => "lost",
+                PublishError::Unkept => "unkept",
                 PublishError::TooLong { .. } => "too_long",
             };
             counter!("walcast_broadcasts_unpublished_total", "cause" => cause).increment(1);
@@ -282,9 +315,12 @@ impl Crossings {
         // Nobody who comes back is told that it has heard all.
         self.ear.rooms.interrupt();
         let seconds = gap.as_secs_f64();
-        let message = format!(
-            "Broadcasts of clients on other nodes may have been missed: the nodes were out of touch for {seconds:.1} s"
-        );
+        // Rows that are kept come by the same way.
+        let what = match self.keep {
+            Some(_) => "Broadcasts of other nodes and of the database",
+            None => "Broadcasts of clients on other nodes",
+        };
+        let message = format!("{what} may have been missed: the nodes were out of touch for {seconds:.1} s");
         let mut told = 0;
         for (topic, is_private) in self.ear.rooms.open() {
             let full = format!("realtime:{topic}");
@@ -370,15 +406,12 @@ struct Ear {
     rooms: Arc<Rooms>,
     rates: Arc<Rates>,
     metrics: Metrics,
+    withheld: Arc<Withheld>,
 }
 
 impl Ear {
     fn cast(&self, received: Received<'_>) -> Result<usize, String> {
         let room = room(&self.tenant, received.topic).ok_or("it is for no room")?;
-        if let Some(number) = received.number.filter(|_| received.origin == self.node) {
-            self.rooms.note_kept(room, number);
-            return Ok(0);
-        }
         // A message that is kept has the number of its node before it, which begins with a zero; no message does.
         let unpacked = if received.payload.first() == Some(&0) {
             unpack_cast(received.payload).map(|(stamp, message)| (Some(stamp), message))
@@ -386,6 +419,14 @@ impl Ear {
             Message::unpack(received.payload).map(|message| (None, message))
         };
         let (stamp, message) = unpacked.map_err(|error| error.to_string())?;
+        let is_row = stamp.is_some_and(|stamp| stamp.own.is_none());
+        if let Some(number) = received.number
+            && received.origin == self.node
+            && !is_row
+        {
+            self.rooms.note_kept(room, number);
+            return Ok(0);
+        }
         // The sender's node could only ask its own members (`protocol.md 2.4`).
         if matches!(message, Message::Verbatim { payload } if !payload.starts_with('{'))
             && self.rooms.is_heard_by(room, Version::V2, None)
@@ -396,7 +437,9 @@ impl Ear {
             Some((number, stamp)) => {
                 let node = label(received.origin);
                 let heard = Heard { number, node, stamp };
-                self.rooms.cast_heard(room, &message, &heard)
+                let sender = message.id().filter(|_| is_row);
+                let sender = sender.and_then(|id| self.withheld.take(id));
+                self.rooms.cast_heard(room, &message, &heard, sender.as_ref())
             }
             None => self.rooms.cast(room, &message, None),
         }
@@ -468,6 +511,7 @@ mod tests {
                     Arc::clone(&rooms),
                     rates,
                     Metrics::new(None),
+                    Arc::default(),
                     None,
                 )),
                 cluster,

@@ -78,6 +78,12 @@ impl DatabaseBroadcast {
             },
             id: Some(row.id),
         };
+        if let Some(crossings) = &self.tenant.crossings
+            && crossings.publish_row(room, &message, row.id)
+        {
+            self.tenant.note_broadcast(0);
+            return Ok(());
+        }
         let receivers = self
             .tenant
             .rooms
@@ -92,6 +98,9 @@ impl Tap for DatabaseBroadcast {
     /// Rows may have been missed, so nobody who comes back is told that it has heard all.
     fn interrupted(&self) {
         self.tenant.rooms.interrupt();
+        if let Some(crossings) = &self.tenant.crossings {
+            crossings.interrupt();
+        }
     }
 
     fn wants(&self, relation: &Relation) -> bool {

@@ -33,6 +33,11 @@ impl Withheld {
         self.0.insert(id.into(), (from, Instant::now()));
     }
 
+    /// Who shall not hear a message that is to come back.
+    pub fn of(&self, id: &str) -> Option<Speaker> {
+        self.0.get(id).map(|entry| entry.value().0.clone())
+    }
+
     /// Who shall not hear the message that came back.
     pub fn take(&self, id: &str) -> Option<Speaker> {
         self.0.remove(id).map(|(_, (speaker, _))| speaker)

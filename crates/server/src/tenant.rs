@@ -70,7 +70,7 @@ pub struct Tenant {
     /// What the stream brought just now.
     pub recent_rows: RecentRows,
     /// Stored messages under way.
-    pub withheld: Withheld,
+    pub withheld: Arc<Withheld>,
     /// What happens a second.
     pub rates: Arc<Rates>,
     /// Counters.
@@ -131,6 +131,7 @@ impl Tenant {
             }),
             Handle::current(),
         );
+        let withheld = Arc::<Withheld>::default();
         let crossings = has_nodes.then(|| {
             Arc::new(Crossings::new(
                 &cluster,
@@ -138,6 +139,7 @@ impl Tenant {
                 Arc::clone(&rooms),
                 Arc::clone(&rates),
                 metrics.clone(),
+                Arc::clone(&withheld),
                 keep,
             ))
         });
@@ -152,7 +154,7 @@ impl Tenant {
             crossings,
             presences,
             recent_rows: RecentRows::default(),
-            withheld: Withheld::default(),
+            withheld,
             rates,
             metrics,
             turns,

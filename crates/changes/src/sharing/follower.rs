@@ -70,6 +70,8 @@ pub(crate) struct Follower {
     last: Option<(u64, u64)>,
     /// Whether the last that was said is that changes arrive.
     is_live: bool,
+    /// Whether the stream that began last ran before this node heard of it.
+    has_joined: bool,
     once: Once,
     /// Whether the next stream that begins is older than what was told last.
     came_back: bool,
@@ -107,6 +109,7 @@ impl Follower {
             waiting: VecDeque::new(),
             last: None,
             is_live: false,
+            has_joined: false,
             once: Once::default(),
             came_back: false,
             own: None,
@@ -147,6 +150,11 @@ impl Follower {
                 }
             }
         }
+    }
+
+    /// Whether the stream that began last ran before: other nodes had what came until then.
+    pub(crate) fn has_joined(&self) -> bool {
+        self.has_joined
     }
 
     /// What can be told without waiting.
@@ -268,6 +276,7 @@ impl Follower {
             self.unpacker.restart(packed_to);
             self.once.begin(packed_to);
             self.is_live = true;
+            self.has_joined = true;
             self.waiting.push_back(Event::Streaming {
                 start: packed_to,
                 attempt: 1,
@@ -294,6 +303,7 @@ impl Follower {
                     self.lose(REPLACED);
                 }
                 self.is_live = true;
+                self.has_joined = false;
                 self.waiting.push_back(event);
                 self.waiting.pop_front()
             }

@@ -5,7 +5,7 @@ use crate::scene::{Listener, all, service, subscribe, table};
 use serde_json::Value;
 use sqlx::PgPool;
 use std::fmt;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::runtime::{Builder, Runtime};
@@ -126,13 +126,17 @@ impl Fleet {
     }
 }
 
-/// Counts the rows that a tap sees.
+/// The rows that a tap sees, and how often it is told that it may have missed some.
 #[derive(Default)]
-struct Seen(Mutex<Vec<String>>);
+struct Seen(Mutex<Vec<String>>, AtomicUsize);
 
 impl Seen {
     fn rows(&self) -> Vec<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn interruptions(&self) -> usize {
+        self.1.load(Ordering::SeqCst)
     }
 }
 
@@ -144,6 +148,10 @@ impl Tap for Seen {
     fn take(&self, change: &Change) {
         let mut seen = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         seen.push(format!("{}:{}", change.transaction.commit, change.index));
+    }
+
+    fn interrupted(&self) {
+        self.1.fetch_add(1, Ordering::SeqCst);
     }
 }
 
@@ -278,6 +286,11 @@ async fn nodes(fleet: &Fleet, count: usize) -> Vec<Node> {
         first.is_holder().then_some(())
     })
     .await;
+    let mut status = first.changes.status();
+    status
+        .wait_for(|status| *status == Status::Streaming)
+        .await
+        .unwrap();
     let mut nodes = vec![first];
     while nodes.len() < count {
         nodes.push(fleet.node().await);
@@ -371,6 +384,9 @@ async fn one_order_from_one_slot(kind: Kind) {
         assert_eq!(node.tapped.rows(), nodes[0].tapped.rows(), "{kind}");
         assert_eq!(node.tapped.rows().len(), 100, "{kind}");
     }
+    // The others came to a stream that ran.
+    let interruptions: Vec<usize> = nodes.iter().map(|node| node.tapped.interruptions()).collect();
+    assert_eq!(interruptions, [1, 0, 0]);
     fleet.slots(1).await;
     assert_eq!(nodes.iter().filter(|node| node.is_holder()).count(), 1);
     for node in nodes {
@@ -404,6 +420,8 @@ async fn killed_holder(kind: Kind) {
     for listener in &mut listeners {
         assert_told(listener).await;
     }
+    // From the loss on, and from where it goes on.
+    assert!(nodes.iter().all(|node| node.tapped.interruptions() == 2));
     fleet.insert([2]).await;
     for listener in &mut listeners {
         assert_ids(listener, [2]).await;

@@ -66,6 +66,24 @@ impl MemoryBus {
         Ok(())
     }
 
+    fn take_kept(
+        &self,
+        topic: &str,
+        id: Option<&str>,
+        payload: &[u8],
+        keep: Keep,
+    ) -> Result<(), PublishError> {
+        if let Err(refused) = self.check(payload) {
+            self.wire.shelves.lose();
+            return Err(refused);
+        }
+        let payload = Bytes::copy_from_slice(payload);
+        let deliver = |number| self.deliver(topic, &payload, Some(number));
+        let shelves = &self.wire.shelves;
+        shelves.keep((topic, id), self.ear.node, &payload, keep, deliver);
+        Ok(())
+    }
+
     fn deliver(&self, topic: &str, payload: &Bytes, number: Option<u64>) {
         let others: Vec<Arc<Ear>> = {
             let ears = self.wire.ears.read().unwrap_or_else(PoisonError::into_inner);
@@ -94,17 +112,15 @@ impl Bus for MemoryBus {
     }
 
     fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
-        if let Err(refused) = self.check(payload) {
-            self.wire.shelves.lose();
-            return Err(refused);
-        }
-        let payload = Bytes::copy_from_slice(payload);
-        self.wire
-            .shelves
-            .keep(topic, self.ear.node, &payload, keep, |number| {
-                self.deliver(topic, &payload, Some(number));
-            });
-        Ok(())
+        self.take_kept(topic, None, payload, keep)
+    }
+
+    fn publish_once(&self, topic: &str, id: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
+        self.take_kept(topic, Some(id), payload, keep)
+    }
+
+    fn lose_kept(&self) {
+        self.wire.shelves.lose();
     }
 
     fn recent<'a>(

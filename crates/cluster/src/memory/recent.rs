@@ -12,6 +12,8 @@ struct Shelf {
     last: u64,
     kept: VecDeque<Kept>,
     bytes: u64,
+    /// When something with an id was published.
+    once: HashMap<String, i64>,
 }
 
 #[derive(Default)]
@@ -34,10 +36,10 @@ impl Shelves {
         self.lock().losses += 1;
     }
 
-    /// Keeps a publication, and delivers it before there is a next.
+    /// Keeps a publication, and delivers it before there is a next; one with an id only once.
     pub(crate) fn keep(
         &self,
-        topic: &str,
+        (topic, id): (&str, Option<&str>),
         origin: NodeId,
         payload: &Bytes,
         keep: Keep,
@@ -45,8 +47,16 @@ impl Shelves {
     ) {
         let mut state = self.lock();
         let shelf = state.shelves.entry(topic.to_owned()).or_default();
-        shelf.last += 1;
         let at_ms = now_ms();
+        if let Some(id) = id {
+            let remembered_ms = i64::try_from(keep.remembers().as_millis()).unwrap_or(i64::MAX);
+            shelf.once.retain(|_, known| at_ms - *known < remembered_ms);
+            if shelf.once.contains_key(id) {
+                return;
+            }
+            shelf.once.insert(id.to_owned(), at_ms);
+        }
+        shelf.last += 1;
         shelf.bytes += payload.len() as u64;
         shelf.kept.push_back(Kept {
             number: shelf.last,

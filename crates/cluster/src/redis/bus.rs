@@ -59,7 +59,12 @@ impl RedisBus {
         }
     }
 
-    fn take(&self, topic: &str, payload: &[u8], keep: Option<Keep>) -> Result<(), PublishError> {
+    fn take(
+        &self,
+        topic: &str,
+        payload: &[u8],
+        keep: Option<(Keep, Option<&str>)>,
+    ) -> Result<(), PublishError> {
         if payload.len() > MAX_PAYLOAD_BYTES {
             return Err(PublishError::TooLong { bytes: payload.len() });
         }
@@ -68,6 +73,21 @@ impl RedisBus {
         }
         let sealed = envelope::seal(self.node, payload);
         self.publisher.take(&self.keys, topic, sealed, keep)
+    }
+
+    fn take_kept(
+        &self,
+        topic: &str,
+        id: Option<&str>,
+        payload: &[u8],
+        keep: Keep,
+    ) -> Result<(), PublishError> {
+        let taken = self.take(topic, payload, Some((keep, id)));
+        // Who asks for what cannot be kept learns that anyway.
+        if !matches!(taken, Ok(()) | Err(PublishError::Unkept)) {
+            self.loss.note();
+        }
+        taken
     }
 }
 
@@ -81,11 +101,15 @@ impl Bus for RedisBus {
     }
 
     fn publish_kept(&self, topic: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
-        let taken = self.take(topic, payload, Some(keep));
-        if taken.is_err() {
-            self.loss.note();
-        }
-        taken
+        self.take_kept(topic, None, payload, keep)
+    }
+
+    fn publish_once(&self, topic: &str, id: &str, payload: &[u8], keep: Keep) -> Result<(), PublishError> {
+        self.take_kept(topic, Some(id), payload, keep)
+    }
+
+    fn lose_kept(&self) {
+        self.loss.note();
     }
 
     fn recent<'a>(

@@ -84,10 +84,12 @@ impl Keys {
             Places {
                 entries: within("recent"),
                 last: within("last"),
+                once: None,
             },
             Places {
                 entries: behind("recent"),
                 last: behind("last"),
+                once: None,
             },
         ]
         .into_iter()

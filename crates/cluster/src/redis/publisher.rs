@@ -99,14 +99,22 @@ impl Publisher {
         self.queue.send(Order::Tell(tell)).await.is_ok() && told.await.is_ok()
     }
 
-    /// Takes a publication, to be kept if so is wished.
+    /// Takes a publication, to be kept if so is wished; with an id only once.
     pub(crate) fn take(
         &self,
         keys: &Keys,
         topic: &str,
         sealed: Vec<u8>,
-        keep: Option<Keep>,
+        keep: Option<(Keep, Option<&str>)>,
     ) -> Result<(), PublishError> {
+        let keep = match keep {
+            None => None,
+            Some((keep, None)) => keys.recent(topic).map(|places| (places, keep)),
+            Some((keep, Some(id))) => {
+                let places = keys.recent(topic).ok_or(PublishError::Unkept)?;
+                Some((places.once(id), keep))
+            }
+        };
         let channel = keys.channel(topic);
         let length = channel.len() + sealed.len();
         let bytes = &self.counts.bytes;
@@ -117,7 +125,7 @@ impl Publisher {
         let waiting = Waiting {
             channel,
             sealed,
-            keep: keep.and_then(|keep| Some((keys.recent(topic)?, keep))),
+            keep,
             since: Instant::now(),
         };
         self.queue.try_send(Order::Send(waiting)).map_err(|refused| {

@@ -19,9 +19,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-/// Numbers, keeps and publishes. It drops few entries at once for their age and bytes, so that it stays short.
+/// Numbers, keeps and publishes, unless it is known by its id. It drops few entries at once for their age and bytes, so that it stays short.
 const KEEP: &str = r"
 local stream, last, sealed, age = KEYS[1], KEYS[2], ARGV[1], tonumber(ARGV[4])
+if KEYS[3] and not redis.call('SET', KEYS[3], '', 'NX', 'PX', ARGV[7]) then
+  return
+end
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if redis.call('EXISTS', last) == 0 then
@@ -71,6 +74,20 @@ type StreamEntry = (String, Vec<Vec<u8>>);
 pub(crate) struct Places {
     pub(crate) entries: String,
     pub(crate) last: String,
+    /// Where it stands that something was published already.
+    pub(crate) once: Option<String>,
+}
+
+impl Places {
+    /// For a publication that has an id.
+    pub(crate) fn once(self, id: &str) -> Self {
+        // In the slot of the number, which stands between the first braces or in front of all.
+        let once = format!("{}:{id}", self.last);
+        Self {
+            once: Some(once),
+            ..self
+        }
+    }
 }
 
 /// The command that keeps and publishes.
@@ -78,15 +95,17 @@ pub(crate) fn keep(places: &Places, keep: Keep, publish: &str, channel: &str, se
     let mut command = redis::cmd("EVAL");
     command
         .arg(KEEP)
-        .arg(2)
+        .arg(if places.once.is_some() { 3 } else { 2 })
         .arg(&places.entries)
         .arg(&places.last)
+        .arg(&places.once)
         .arg(sealed)
         .arg(channel)
         .arg(publish)
         .arg(u64::try_from(keep.age.as_millis()).unwrap_or(u64::MAX).max(1))
         .arg(keep.entries.max(1))
-        .arg(keep.bytes);
+        .arg(keep.bytes)
+        .arg(u64::try_from(keep.remembers().as_millis()).unwrap_or(u64::MAX));
     command
 }
 

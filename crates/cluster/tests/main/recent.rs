@@ -14,6 +14,7 @@ pub(crate) fn shared() -> Vec<Case<Fleet>> {
         what_is_heard_and_what_is_kept_have_one_order_on_all_nodes,
         who_names_the_last_it_has_heard_is_given_the_rest,
         no_more_is_kept_than_was_asked_for,
+        what_several_nodes_publish_under_one_id_is_heard_and_kept_once,
         odd_topics_are_kept_apart_or_not_at_all,
     ]
 }
@@ -114,6 +115,34 @@ async fn who_names_the_last_it_has_heard_is_given_the_rest(fleet: Fleet) {
     assert_eq!(recent(&b, "elsewhere", 0, 0).await.kept, []);
 }
 
+async fn what_several_nodes_publish_under_one_id_is_heard_and_kept_once(fleet: Fleet) {
+    const COUNT: u32 = 100;
+    let (a, b) = (fleet.node().await, fleet.node().await);
+    let (_one, mut at_a) = numbers(&a, "room").await;
+    let (_other, mut at_b) = numbers(&b, "room").await;
+    for number in 0..COUNT {
+        for node in [&a, &b, &a] {
+            let (id, payload) = (number.to_string(), number.to_be_bytes());
+            node.bus().publish_once("room", &id, &payload, KEEP).unwrap();
+        }
+    }
+    // In another topic it is something else.
+    b.bus().publish_once("elsewhere", "0", b"0", KEEP).unwrap();
+    b.bus().publish_once("room", "last", b"last", KEEP).unwrap();
+    let all = recent(&a, "room", 0, COUNT as usize + 1).await;
+    let mut kept = payloads(&all);
+    assert_eq!(kept.pop(), Some(&b"last"[..]));
+    assert_eq!(kept, (0..COUNT).map(u32::to_be_bytes).collect::<Vec<_>>());
+    for kept in &all.kept {
+        for heard in [&mut at_a, &mut at_b] {
+            let heard = soon("a publication", heard.recv()).await.unwrap();
+            assert_eq!(heard, (kept.number, kept.payload.to_vec()));
+        }
+    }
+    assert!(at_a.try_recv().is_err() && at_b.try_recv().is_err());
+    assert_eq!(recent(&a, "elsewhere", 0, 1).await.kept.len(), 1);
+}
+
 async fn no_more_is_kept_than_was_asked_for(fleet: Fleet) {
     let node = fleet.node().await;
     let few = Keep { entries: 3, ..KEEP };
@@ -147,10 +176,13 @@ async fn odd_topics_are_kept_apart_or_not_at_all(fleet: Fleet) {
         node.bus().publish_kept(topic, topic.as_bytes(), KEEP).unwrap();
     }
     for topic in topics {
+        let once = node.bus().publish_once(topic, "id", b"once", KEEP);
         if node.bus().recent(topic, None).await.is_ok() {
-            assert_eq!(payloads(&recent(&node, topic, 0, 1).await), [topic.as_bytes()]);
+            assert_eq!(once, Ok(()));
+            let recent = recent(&node, topic, 0, 2).await;
+            assert_eq!(payloads(&recent), [topic.as_bytes(), b"once"]);
         } else {
-            assert_eq!(topic, "a}b");
+            assert_eq!((topic, once), ("a}b", Err(PublishError::Unkept)));
         }
     }
 }
@@ -184,6 +216,9 @@ async fn what_was_refused_or_lost_begins_a_new_epoch_for_all_nodes((): ()) {
     // Not even for a moment is it taken for whole on the node that knows.
     assert_ne!(epoch(&a).await, first);
     assert_eq!(epoch(&a).await, epoch(&b).await);
+    let first = epoch(&a).await;
+    b.bus().lose_kept();
+    assert_ne!(epoch(&b).await, first);
     // One that is not kept takes no part.
     let second = epoch(&a).await;
     assert!(a.bus().publish("room", &too_long).is_err());
