@@ -226,7 +226,8 @@ impl Crossings {
         let published = self
             .bus
             .publish_once(&name(&self.ear.tenant, room), id, &packed, keep);
-        self.note(published).is_ok()
+        // Then each node gives it to its own members: nobody goes without.
+        !matches!(published, Err(PublishError::Unkept)) && self.note(published).is_ok()
     }
 
     /// Rows may have been missed: nobody who comes back is told that it has heard all.

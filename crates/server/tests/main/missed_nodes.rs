@@ -11,7 +11,7 @@ use walcast_protocol::{Encoding, UserBroadcastPush, encode_user_broadcast_push};
 use walcast_testkit::{Database, Postgres, Redis, until};
 
 use crate::missed::{WINDOW, cast_as_text, config, heard, position, token};
-use crate::server::{Client, Walcast};
+use crate::server::{Client, Walcast, now_s, sign};
 
 const LOST: &str = "Broadcasts may have been missed: the nodes were out of touch since, or what is kept for all of \
                     them was lost";
@@ -319,6 +319,33 @@ async fn a_replication_stream_that_all_nodes_lost_is_a_hole_in_what_is_kept() {
                 .then_some(())
         })
         .await;
+    }
+}
+
+#[tokio::test]
+async fn rows_of_a_topic_of_which_nothing_can_be_kept_reach_the_members_of_each_node_once() {
+    let Some((database, _redis, nodes)) = nodes_with_rows().await else {
+        return;
+    };
+    let rights = json!({"topics": [{"topic": "a}b", "read": true, "write": true}]});
+    let token = sign(&json!({"role": "anon", "exp": now_s() + 600, "walcast": rights}));
+    let mut members = Vec::new();
+    for node in &nodes {
+        let mut member = node.socket_as("2.0.0", &token).await;
+        let joined = member.join("realtime:a}b", "1", config(&json!({}))).await;
+        assert_eq!(joined.0, "ok", "{}", joined.1);
+        members.push(member);
+    }
+    database
+        .execute("select realtime.send('{}', 'unkept', 'a}b', true)")
+        .await;
+    for member in &mut members {
+        let live = heard(member).await;
+        assert_eq!(
+            (&live["event"], &live["meta"]["position"]),
+            (&json!("unkept"), &Value::Null)
+        );
+        member.expect_silence().await;
     }
 }
 
