@@ -323,7 +323,7 @@ impl Context {
             .await
     }
 
-    async fn selectable(
+    pub(crate) async fn selectable(
         &self,
         binding: &Binding,
         oid: u32,

@@ -104,6 +104,22 @@ impl Listener {
         })
     }
 
+    /// The same with its filter in other types.
+    pub(crate) fn refiltered(&self, clauses: Vec<Clause<TypedCondition>>) -> Self {
+        Self {
+            clauses,
+            subscriber: Arc::clone(&self.subscriber),
+            at: self.at,
+            id: self.id,
+            event: self.event,
+            select: self.select.clone(),
+            digits: self.digits,
+            leave: self.leave,
+            wanted: self.wanted,
+            lane: Arc::clone(&self.lane),
+        }
+    }
+
     /// Whether changes of this kind are looked at for it. Of an UPDATE it may not hear but only want to know whether
     /// it took the row away.
     fn concerns_itself_with(&self, action: ActionKind) -> bool {

@@ -54,6 +54,7 @@ mod raised;
 mod recovery;
 mod registry;
 mod render;
+mod retype;
 mod rights;
 mod row;
 mod row_read;

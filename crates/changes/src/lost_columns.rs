@@ -3,6 +3,7 @@
 
 use crate::index::{ActionKind, Index, Listener};
 use crate::notice;
+use crate::retype::Unfit;
 use crate::view::View;
 use std::collections::HashSet;
 
@@ -16,12 +17,13 @@ pub(crate) struct LostColumns {
 }
 
 impl LostColumns {
-    /// Tells those whose columns are missing or changed in a new view of their table, once for as long as it lasts.
-    pub(crate) fn tell(&mut self, view: &View, listeners: &Index) {
+    /// Tells those whose columns are missing in a new view of their table, or have a type that their filter does not
+    /// fit, once for as long as it lasts.
+    pub(crate) fn tell(&mut self, view: &View, listeners: &Index, unfit: &Unfit) {
         let mut found: HashSet<Told> = HashSet::new();
         for kind in [ActionKind::Insert, ActionKind::Update, ActionKind::Delete] {
             listeners.find_all(kind, |listener| {
-                for text in losses(view, listener) {
+                for text in losses(view, listener, unfit) {
                     let told = (listener.subscriber.id, listener.at, text);
                     if !found.contains(&told) && !self.told.contains(&told) {
                         listener
@@ -36,7 +38,7 @@ impl LostColumns {
     }
 }
 
-fn losses(view: &View, listener: &Listener) -> Vec<String> {
+fn losses(view: &View, listener: &Listener, unfit: &Unfit) -> Vec<String> {
     let table = format!("{}.{}", view.relation.schema, view.relation.name);
     let is_gone = |column: &str| view.position(column).is_none();
     let mut losses = Vec::new();
@@ -58,11 +60,11 @@ fn losses(view: &View, listener: &Listener) -> Vec<String> {
             losses.push(format!(
                 "table {table} has no column {column} any more, or does not publish it, so {outcome}"
             ));
-        } else if let Some(attribute) = view.facts.attribute(column)
-            && attribute.cast_type != typed.cast_type
-        {
+        } else if view.has_another_type(typed) {
+            let reason = unfit.get(&(listener.subscriber.id, listener.at));
+            let reason = reason.map_or_else(String::new, |reason| format!(" ({reason})"));
             losses.push(format!(
-                "column {column} of table {table} has another type than when the filter on it was checked: subscribe again"
+                "column {column} of table {table} has another type than when the filter on it was checked, which does not fit that type{reason}: subscribe again"
             ));
         }
     }

@@ -227,6 +227,28 @@ impl Registry {
             .collect()
     }
 
+    /// Gives a listener of a table its filter in other types, unless it has left.
+    pub(crate) fn refilter(
+        &self,
+        table: &Table,
+        oid: u32,
+        listener: &Arc<Listener>,
+        clauses: Vec<Clause<TypedCondition>>,
+    ) {
+        // The entry stays locked, so that it neither leaves in between nor has another identity.
+        let Some(mut held) = self.subscribers.get_mut(&listener.subscriber.id) else {
+            return;
+        };
+        let mut listeners = held.listeners.iter_mut();
+        let known = listeners.find(|(of, known)| *of == oid && Arc::ptr_eq(known, listener));
+        let Some((_, known)) = known else { return };
+        let refiltered = Arc::new(listener.refiltered(clauses));
+        let mut index = table.listeners.write().unwrap_or_else(PoisonError::into_inner);
+        index.remove(listener);
+        index.insert(Arc::clone(&refiltered));
+        *known = refiltered;
+    }
+
     /// Gives a subscriber another identity. Before, while and after it does, its tables find it by the one it has.
     pub(crate) fn switch_identity(&self, subscriber: &Subscriber, identity: &IdentityRef) {
         // The entry stays locked, so that nothing is attached in between and two switches do not mix.

@@ -18,6 +18,7 @@ use crate::position::Position;
 use crate::raised::Raised;
 use crate::registry::Table;
 use crate::render::{self, NO_PRIMARY_KEY, UNAUTHORIZED};
+use crate::retype::{self, Unfit};
 use crate::rights::RightsVersion;
 use crate::row::{NewRow, change_bytes, filter_value, old_value};
 use crate::subscription::Subscriber;
@@ -288,8 +289,14 @@ impl Worker {
             self.deliver_all().await;
             self.renew_view(&first.change).await?;
             if let Some(view) = &self.view {
+                // What was missed is told by filters that were checked a moment ago.
+                let unfit = if self.of_past {
+                    Unfit::new()
+                } else {
+                    retype::retype(&self.context, view, &table).await
+                };
                 let listeners = table.listeners.read().unwrap_or_else(PoisonError::into_inner);
-                self.lost_columns.tell(view, &listeners);
+                self.lost_columns.tell(view, &listeners, &unfit);
             }
         }
         self.complete(&mut items).await;

@@ -2,6 +2,7 @@
 //! each role may see of it.
 
 use crate::catalog::{self, TableFacts};
+use crate::condition::TypedCondition;
 use crate::engine::{Context, DeleteVisibility};
 use crate::generated::Completion;
 use crate::policy::{self, Access, ClaimsView, Routes, Row, Verdict};
@@ -127,6 +128,13 @@ impl View {
 
     pub(crate) fn position(&self, column: &str) -> Option<usize> {
         self.positions.get(column).copied()
+    }
+
+    /// Whether a condition was made for another type than its column has.
+    pub(crate) fn has_another_type(&self, condition: &TypedCondition) -> bool {
+        self.facts
+            .attribute(&condition.condition.column)
+            .is_some_and(|attribute| attribute.cast_type != condition.cast_type)
     }
 
     pub(crate) fn role(&self, role: &str) -> Option<&RoleView> {

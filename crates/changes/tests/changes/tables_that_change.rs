@@ -191,21 +191,21 @@ async fn columns_that_come_go_and_change_are_shown_as_they_were_when_the_row_was
 }
 
 #[tokio::test]
-async fn a_column_that_is_dropped_or_has_another_type_is_told_to_who_named_it_once() {
+async fn a_column_that_is_dropped_or_has_a_type_the_filter_does_not_fit_is_told_to_who_named_it_once() {
     let scene = Scene::new(&table("t", "id int primary key, a text, n int")).await;
     let mut everything = scene.listen(service(), all("t")).await;
     let mut by_n = scene.listen(service(), filtered("t", "n=gt.1")).await;
     let selected = json!([{ "schema": "public", "table": "t", "select": ["a"] }]);
     let mut selecting = scene.listen(service(), selected).await;
     scene
-        .run("alter table t drop column a; alter table t alter column n type text; insert into t values (1, '0')")
+        .run("alter table t drop column a; alter table t alter column n type uuid using null; insert into t values (1)")
         .await;
     scene
-        .run("comment on table t is 'again'; grant select on t to anon; insert into t values (2, '0')")
+        .run("comment on table t is 'again'; grant select on t to anon; insert into t values (2)")
         .await;
     let (_, text) = by_n.system().await;
     assert!(
-        text.contains("column n of table public.t has another type"),
+        text.contains("column n of table public.t has another type") && text.contains("ERROR 22P02"),
         "{text}"
     );
     let (_, text) = selecting.system().await;
@@ -216,6 +216,97 @@ async fn a_column_that_is_dropped_or_has_another_type_is_told_to_who_named_it_on
     }
     assert!(everything.frames.try_recv().is_err());
     assert!(selecting.frames.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn a_filter_goes_on_by_the_type_its_column_has_become() {
+    // A filter, and of two types each: one value that does not pass and one that does.
+    let cases = [
+        ("n=gt.9", ("int", "8", "10"), ("text", "'10'", "'a'")),
+        ("n=eq.01", ("text", "'1'", "'01'"), ("int", "2", "1")),
+        ("n=eq.5", ("int", "6", "5"), ("numeric", "5.5", "5.0")),
+        ("n=in.(1,2)", ("bigint", "3", "2"), ("text", "'01'", "'2'")),
+        (
+            "n=eq.{\"a\":1}",
+            ("text", "'{}'", "'{\"a\":1}'"),
+            ("jsonb", "'{}'", "'{ \"a\" : 1 }'"),
+        ),
+        ("n=not.eq.1,id=gt.0", ("int", "1", "2"), ("text", "'1'", "'one'")),
+        (
+            "n=lt.2020-02-01",
+            ("text", "'21'", "'0'"),
+            ("date", "'2020-03-01'", "'1999-12-31'"),
+        ),
+    ];
+    let tables: String = cases
+        .iter()
+        .enumerate()
+        .map(|(at, (_, (before, ..), _))| {
+            table(&format!("t{at}"), &format!("id int primary key, n {before}"))
+        })
+        .collect();
+    let scene = Scene::new(&tables).await;
+    for (at, (filter, before, after)) in cases.iter().enumerate() {
+        let name = format!("t{at}");
+        let mut first = scene.listen(service(), filtered(&name, filter)).await;
+        let mut second = scene.listen(service(), filtered(&name, filter)).await;
+        let steps = [(1, before, ""), (3, after, "retyped"), (5, before, "as it was")];
+        for (id, (kind, misses, passes), _) in steps {
+            if id > 1 {
+                scene
+                    .run(&format!(
+                        "truncate {name}; alter table {name} alter column n type {kind} using null"
+                    ))
+                    .await;
+            }
+            scene
+                .run(&format!(
+                    "insert into {name} values ({id}, {misses}), ({}, {passes})",
+                    id + 1
+                ))
+                .await;
+            for listener in [&mut first, &mut second] {
+                assert_eq!(listener.id().await, id + 1, "{filter} as {kind}");
+            }
+        }
+        assert!(
+            first.frames.try_recv().is_err() && second.frames.try_recv().is_err(),
+            "{filter}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_channel_whose_filter_does_not_fit_holds_up_no_other_and_hears_again_when_it_does() {
+    let scene = Scene::new(&table("t", "id int primary key, n int")).await;
+    let mut fitting = scene.listen(service(), filtered("t", "n=neq.1")).await;
+    let mut unfit = scene.listen(service(), filtered("t", "n=in.(1,7)")).await;
+    scene
+        .run(
+            "alter table t alter column n type bool using n = 1;
+             insert into t values (1, false), (2, true)",
+        )
+        .await;
+    assert_eq!(fitting.id().await, 1);
+    let (status, text) = unfit.system().await;
+    assert_eq!(status, "error");
+    assert!(
+        text.contains("does not fit that type") && text.contains("subscribe again"),
+        "{text}"
+    );
+    let (_, text) = unfit.system().await;
+    assert!(text.contains("n=in.{1,7} could not be evaluated"), "{text}");
+    scene
+        .run("alter table t alter column n type int using 3; insert into t values (3, 7)")
+        .await;
+    assert_eq!(fitting.id().await, 3);
+    assert_eq!(unfit.id().await, 3);
+    // Who listened by several types is forgotten whole.
+    drop((fitting, unfit));
+    assert_eq!(scene.changes.subscribed_tables(), 0);
+    let mut next = scene.listen(user(ALICE), filtered("t", "n=eq.8")).await;
+    scene.run("insert into t values (4, 7), (5, 8)").await;
+    assert_eq!(next.id().await, 5);
 }
 
 #[tokio::test]
