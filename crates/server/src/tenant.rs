@@ -1,7 +1,7 @@
 //! A tenant: one project, with its settings, its sockets and rooms, and what works on its database.
 //!
 //! A socket holds its tenant for as long as it lives, so that nothing has to be looked up for a message. When the
-//! database is worked on is [`crate::life`]'s; who the tenants are, [`crate::tenants`]'.
+//! database is worked on is `life`'s; who the tenants are, [`crate::tenants`]'.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

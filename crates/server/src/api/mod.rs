@@ -1,6 +1,6 @@
 //! Broadcasts over HTTP: `POST /api/broadcast`, `POST /api/broadcast/{topic}/events/{event}` and `GET /api/ping`
-//! (`protocol.md 5.6`, `5.7`, `10`); tokens bound to topics: `POST /api/tokens` (decision 29); and [`explain`]. What
-//! administers is in [`admin`], [`tenants`] and [`health`].
+//! (`protocol.md 5.6`, `5.7`, `10`); tokens bound to topics: `POST /api/tokens` (decision 29); and `explain`. What
+//! administers is in [`admin`], `tenants` and [`health`].
 //!
 //! Here is what they share: who may ask from where, the count of requests, the token, the words for what is wrong. They
 //! also answer where a Supabase gateway would have them, and answer a browser's preflight as it would.
