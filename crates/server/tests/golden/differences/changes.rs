@@ -6,6 +6,21 @@ use super::{Difference, deliberate, either_way};
 /// Decision 4.
 const WARNED: &str = "A subscription that cannot deliver is confirmed with warnings that say why.";
 
+/// What a wildcard over the recorded tables is warned of, on the channel (decision 38).
+macro_rules! wildcard_warnings {
+    ($channel:literal) => {
+        concat!(
+            r#""channel":""#,
+            $channel,
+            r#"","warnings":["role \"anon\" may not SELECT from public.g2_cols, so its changes arrive without data: grant select on public.g2_cols to anon","#,
+            r#""table public.g2_nopk_full has no primary key, so INSERT and UPDATE arrive without data: alter table public.g2_nopk_full add column id bigint generated always as identity primary key","#,
+            r#""row level security is enabled on public.g2_rls_full and no policy lets role \"anon\" select from it, so every INSERT and UPDATE is hidden; create one, with the condition that says which rows in place of true: create policy \"anon reads\" on public.g2_rls_full for select to anon using (true)","#,
+            r#""table public.nopk has no primary key, so INSERT and UPDATE arrive without data: alter table public.nopk add column id bigint generated always as identity primary key","#,
+            r#""row level security is enabled on public.rls_todos and no policy lets role \"anon\" select from it, so every INSERT and UPDATE is hidden; create one, with the condition that says which rows in place of true: create policy \"anon reads\" on public.rls_todos for select to anon using (true)"]}"#,
+        )
+    };
+}
+
 /// Decision 21.
 const REASONED: &str = "The refusal of a table that is not offered says why it is not.";
 
@@ -48,6 +63,38 @@ pub(super) const CHANGES: &[Difference] = &[
             "client-2",
             r#""channel":"g2-pg-error-role"}"#,
             r#""channel":"g2-pg-error-role","warnings":["role \"g2_nothing\" may not SELECT from public.todos, so its changes arrive without data: grant select on public.todos to g2_nothing"]}"#,
+        )],
+    ),
+    deliberate(
+        &["pg-wild-schema-only"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-wild-schema-only"}"#,
+            wildcard_warnings!("g2-pg-wild-schema-only"),
+        )],
+    ),
+    deliberate(
+        &["pg-wild-table-star"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-wild-table-star"}"#,
+            wildcard_warnings!("g2-pg-wild-table-star"),
+        )],
+    ),
+    deliberate(
+        &["pg-wild-schema-star-table-star"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-wild-schema-star-table-star"}"#,
+            wildcard_warnings!("g2-pg-wild-schema-star-table-star"),
+        )],
+    ),
+    deliberate(
+        &["pg-wild-table-star-only"],
+        WARNED,
+        &[Says(
+            r#""channel":"g2-pg-wild-table-star-only"}"#,
+            wildcard_warnings!("g2-pg-wild-table-star-only"),
         )],
     ),
     deliberate(
