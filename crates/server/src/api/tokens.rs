@@ -86,10 +86,7 @@ async fn answer(
         });
     }
     let secret = config.secret.as_ref().ok_or(Refusal::NoSecret)?;
-    let body = upload.read().await?;
-    if body.len() > MAX_REQUEST_BYTES {
-        return Err(Refusal::TooLarge(MAX_REQUEST_BYTES));
-    }
+    let body = upload.read_at_most(MAX_REQUEST_BYTES).await?;
     let text = json_text(&body)?;
     // serde would take a list for the fields in their order.
     if !text.trim_start().starts_with('{') {

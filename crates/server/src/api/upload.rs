@@ -41,22 +41,27 @@ impl Upload {
 
     /// The whole body.
     pub(super) async fn read(&mut self) -> Result<Bytes, Refusal> {
-        if usize::try_from(self.announced_bytes).is_ok_and(|announced| announced <= MAX_BODY_BYTES) {
-            within(READ_TIMEOUT, Box::pin(self.collect()))
+        self.read_at_most(MAX_BODY_BYTES).await
+    }
+
+    /// The whole body of a request that is smaller than most: no more of it is kept.
+    pub(super) async fn read_at_most(&mut self, max_bytes: usize) -> Result<Bytes, Refusal> {
+        if usize::try_from(self.announced_bytes).is_ok_and(|announced| announced <= max_bytes) {
+            within(READ_TIMEOUT, Box::pin(self.collect(max_bytes)))
                 .await
                 .unwrap_or(Err(Refusal::TooSlow(READ_TIMEOUT.as_secs())))
         } else {
-            Err(Refusal::TooLarge(MAX_BODY_BYTES))
+            Err(Refusal::TooLarge(max_bytes))
         }
     }
 
-    async fn collect(&mut self) -> Result<Bytes, Refusal> {
+    async fn collect(&mut self, max_bytes: usize) -> Result<Bytes, Refusal> {
         self.waits = false;
         let mut collected = Vec::new();
         while let Some(piece) = self.stream.next().await {
             let piece = piece.map_err(|error| Refusal::Malformed(format!("the body broke off: {error}")))?;
-            if collected.len() + piece.len() > MAX_BODY_BYTES {
-                return Err(Refusal::TooLarge(MAX_BODY_BYTES));
+            if collected.len() + piece.len() > max_bytes {
+                return Err(Refusal::TooLarge(max_bytes));
             }
             collected.extend_from_slice(&piece);
         }

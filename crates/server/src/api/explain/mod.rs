@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::Value;
 use walcast_changes::Explanation;
 
+use super::refusal::Refusal as RequestRefusal;
 use super::upload::Upload;
 use super::{finish, rated};
 use crate::authorize::authorize;
@@ -76,10 +77,13 @@ async fn answer(tenant: &Tenant, headers: &HeaderMap, upload: &mut Upload) -> Re
     if asking.is_bound() || asking.role.as_deref() != Some(SERVICE_ROLE) {
         return Err(Refusal::NotService);
     }
-    let body = upload.read().await?;
-    if body.len() > MAX_REQUEST_BYTES {
-        return Err(Refusal::TooLarge);
-    }
+    let body = upload
+        .read_at_most(MAX_REQUEST_BYTES)
+        .await
+        .map_err(|refusal| match refusal {
+            RequestRefusal::TooLarge(_) => Refusal::TooLarge,
+            other => Refusal::Request(other),
+        })?;
     let question = Question::read(&body, &tenant.settings().verifier)?;
     within(LONGEST, Box::pin(judge(tenant, question)))
         .await
